@@ -1,0 +1,87 @@
+# Everything a developer does has a target here; `make` lists them.
+# Needs Python 3.11 or newer, its venv module, and a package index.
+
+VENV  ?= .venv
+PROTO_VENV ?= .venv-proto
+BIN    = $(VENV)/bin
+# The first interpreter that is new enough; `make dev PYTHON=...` overrides it.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+# Where `make run` keeps its data, and how many workers it starts.
+DATA    ?= data-local
+WORKERS ?= 2
+PORT    ?= 7700
+# Further arguments: `make test ARGS="-k merge -x"`.
+ARGS    ?=
+
+# Complete environments carry a stamp, so that a half-made one is made again.
+DEV_STAMP   = $(VENV)/.complete
+PROTO_STAMP = $(PROTO_VENV)/.complete
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help dev demo run test test-long check format proto proto-check sync sync-check bench clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+dev: $(DEV_STAMP)  ## Make the environment in .venv: the server, the client and the tools, editable
+
+$(DEV_STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { \
+		echo "Shoal needs Python 3.11 or newer; python3 here is: $$(python3 --version 2>&1)." >&2; \
+		echo "Install one, or name it: make dev PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make an environment: its venv module is missing (Debian: apt install python3-venv)." >&2; exit 1; }
+	@echo "installing Shoal and its tools into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev]'
+	@touch $@
+
+demo: dev  ## Start a cluster, load real data, search it, kill a worker, show that nothing is lost
+	$(BIN)/python -m shoal_local.demo $(ARGS)
+
+run: dev  ## Run a cluster on this machine until Ctrl-C (DATA=data-local WORKERS=2 PORT=7700)
+	$(BIN)/shoal up --data $(DATA) --workers $(WORKERS) --port $(PORT) $(ARGS)
+
+test: dev  ## Run the tests, without the long ones
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: dev  ## Run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: dev proto-check sync-check  ## Check format, lint, types, imports, protos and generated files
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint
+
+format: dev  ## Format the code, and fix what the linter can fix
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+
+# The stubs come from an older generator than the packages we run on (see
+# tools/generate_protos.py), which therefore has an environment of its own.
+$(PROTO_STAMP): tools/proto-requirements.txt | $(DEV_STAMP)
+	@test -x $(PROTO_VENV)/bin/python || $(BIN)/python -m venv $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+proto: $(PROTO_STAMP)  ## Generate the stubs in sdk/shoal from protos/
+	$(PROTO_VENV)/bin/python tools/generate_protos.py
+
+proto-check: $(PROTO_STAMP)  ## Fail if the committed stubs are not those of protos/
+	$(PROTO_VENV)/bin/python tools/generate_protos.py --check
+
+sync: dev  ## Generate the blocking client in sdk/shoal/_sync from sdk/shoal/_async
+	$(BIN)/python tools/generate_sync.py
+
+sync-check: dev  ## Fail if the blocking client is not the one of sdk/shoal/_async
+	$(BIN)/python tools/generate_sync.py --check
+
+bench: dev  ## Measure: see benchmarks/README.md
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## Remove the environments and caches (data directories stay)
+	rm -rf $(VENV) $(PROTO_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The coordinator: owns the catalog and decides which worker holds which shard."""

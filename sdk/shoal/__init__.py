@@ -1,0 +1,1 @@
+"""Shoal: the Python client of the vector-collection database."""
