@@ -87,8 +87,13 @@ class AddRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     WRITE_ID_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     write_id: _builtins.bytes
     """Empty, or 16 random bytes that name this write when it is repeated."""
+    session_token: _builtins.bytes
+    """From a former answer, or empty: this write is ordered after what that
+    answer showed.
+    """
     @_builtins.property
     def collection(self) -> _collection_pb2.CollectionReference:
         """The collection."""
@@ -103,10 +108,11 @@ class AddRequest(_message.Message):
         collection: _collection_pb2.CollectionReference | None = ...,
         records: _value_pb2.RecordBatch | None = ...,
         write_id: _builtins.bytes = ...,
+        session_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "records", b"records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "records", b"records", "write_id", b"write_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "records", b"records", "session_token", b"session_token", "write_id", b"write_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -151,8 +157,13 @@ class UpsertRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     WRITE_ID_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     write_id: _builtins.bytes
     """Empty, or 16 random bytes that name this write when it is repeated."""
+    session_token: _builtins.bytes
+    """From a former answer, or empty: this write is ordered after what that
+    answer showed.
+    """
     @_builtins.property
     def collection(self) -> _collection_pb2.CollectionReference:
         """The collection."""
@@ -167,10 +178,11 @@ class UpsertRequest(_message.Message):
         collection: _collection_pb2.CollectionReference | None = ...,
         records: _value_pb2.RecordBatch | None = ...,
         write_id: _builtins.bytes = ...,
+        session_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "records", b"records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "records", b"records", "write_id", b"write_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "records", b"records", "session_token", b"session_token", "write_id", b"write_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,8 +227,13 @@ class UpdateRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     WRITE_ID_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     write_id: _builtins.bytes
     """Empty, or 16 random bytes that name this write when it is repeated."""
+    session_token: _builtins.bytes
+    """From a former answer, or empty: this write is ordered after what that
+    answer showed.
+    """
     @_builtins.property
     def collection(self) -> _collection_pb2.CollectionReference:
         """The collection."""
@@ -231,10 +248,11 @@ class UpdateRequest(_message.Message):
         collection: _collection_pb2.CollectionReference | None = ...,
         records: _value_pb2.RecordBatch | None = ...,
         write_id: _builtins.bytes = ...,
+        session_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "records", b"records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "records", b"records", "write_id", b"write_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "records", b"records", "session_token", b"session_token", "write_id", b"write_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,10 +300,15 @@ class UpdateWhereRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     WRITE_ID_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
     """Only count the matches."""
     write_id: _builtins.bytes
     """Empty, or 16 random bytes that name this write when it is repeated."""
+    session_token: _builtins.bytes
+    """From a former answer, or empty: this write is ordered after what that
+    answer showed.
+    """
     @_builtins.property
     def collection(self) -> _collection_pb2.CollectionReference:
         """The collection."""
@@ -311,10 +334,11 @@ class UpdateWhereRequest(_message.Message):
         metadata: _value_pb2.Metadata | None = ...,
         dry_run: _builtins.bool = ...,
         write_id: _builtins.bytes = ...,
+        session_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "metadata", b"metadata", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "dry_run", b"dry_run", "metadata", b"metadata", "where", b"where", "where_document", b"where_document", "write_id", b"write_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "dry_run", b"dry_run", "metadata", b"metadata", "session_token", b"session_token", "where", b"where", "where_document", b"where_document", "write_id", b"write_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,10 +388,15 @@ class DeleteRequest(_message.Message):
     WHERE_DOCUMENT_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     WRITE_ID_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Delete only the first so many in order of insertion; only with a filter."""
     write_id: _builtins.bytes
     """Empty, or 16 random bytes that name this write when it is repeated."""
+    session_token: _builtins.bytes
+    """From a former answer, or empty: this write is ordered after what that
+    answer showed.
+    """
     @_builtins.property
     def collection(self) -> _collection_pb2.CollectionReference:
         """The collection."""
@@ -393,10 +422,11 @@ class DeleteRequest(_message.Message):
         where_document: _filter_pb2.WhereDocument | None = ...,
         limit: _builtins.int | None = ...,
         write_id: _builtins.bytes = ...,
+        session_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "ids", b"ids", "limit", b"limit", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "ids", b"ids", "limit", b"limit", "where", b"where", "where_document", b"where_document", "write_id", b"write_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "ids", b"ids", "limit", b"limit", "session_token", b"session_token", "where", b"where", "where_document", b"where_document", "write_id", b"write_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
