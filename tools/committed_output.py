@@ -74,7 +74,12 @@ def _read(path: Path) -> str | None:
 def _difference(committed: str, generated: str) -> str:
     lines = list(
         difflib.unified_diff(
-            committed.splitlines(), generated.splitlines(), "committed", "generated", lineterm="", n=1
+            committed.splitlines(),
+            generated.splitlines(),
+            "committed",
+            "generated",
+            lineterm="",
+            n=1,
         )
     )
     shown = [f"    {line[:160]}" for line in lines[:DIFF_LINES_SHOWN]]
