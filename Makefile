@@ -68,16 +68,16 @@ $(PROTO_STAMP): tools/proto-requirements.txt | $(DEV_STAMP)
 	@touch $@
 
 proto: $(PROTO_STAMP)  ## Generate the stubs in sdk/shoal from protos/
-	$(PROTO_VENV)/bin/python tools/generate_protos.py
+	$(PROTO_VENV)/bin/python -m tools.generate_protos
 
 proto-check: $(PROTO_STAMP)  ## Fail if the committed stubs are not those of protos/
-	$(PROTO_VENV)/bin/python tools/generate_protos.py --check
+	$(PROTO_VENV)/bin/python -m tools.generate_protos --check
 
 sync: dev  ## Generate the blocking client in sdk/shoal/_sync from sdk/shoal/_async
-	$(BIN)/python tools/generate_sync.py
+	$(BIN)/python -m tools.generate_sync
 
 sync-check: dev  ## Fail if the blocking client is not the one of sdk/shoal/_async
-	$(BIN)/python tools/generate_sync.py --check
+	$(BIN)/python -m tools.generate_sync --check
 
 bench: dev  ## Measure: see benchmarks/README.md
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -18,7 +18,7 @@ import tempfile
 from importlib import metadata, resources
 from pathlib import Path
 
-from committed_output import CommittedOutput
+from tools.committed_output import CommittedOutput
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"

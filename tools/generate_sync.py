@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from committed_output import CommittedOutput
+from tools.committed_output import CommittedOutput
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path("sdk/shoal/_async")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from generate_sync import NoCounterpartError, to_blocking
+from tools.generate_sync import NoCounterpartError, to_blocking
 
 
 @pytest.mark.parametrize(
