@@ -3,6 +3,7 @@
 
 VENV  ?= .venv
 PROTO_VENV ?= .venv-proto
+OLDEST_VENV ?= .venv-oldest
 BIN    = $(VENV)/bin
 # The first interpreter that is new enough; `make dev PYTHON=...` overrides it.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -11,19 +12,23 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 DATA    ?= data-local
 WORKERS ?= 2
 PORT    ?= 7700
+# What `make proto-breaking` compares with.
+BASE    ?= main
 # Further arguments: `make test ARGS="-k merge -x"`.
 ARGS    ?=
 
 # Complete environments carry a stamp, so that a half-made one is made again.
 DEV_STAMP   = $(VENV)/.complete
 PROTO_STAMP = $(PROTO_VENV)/.complete
+OLDEST_STAMP = $(OLDEST_VENV)/.complete
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help dev demo run test test-long check format proto proto-check sync sync-check bench clean
+.PHONY: help dev demo run test test-long test-oldest check format proto proto-check proto-breaking \
+	sync sync-check bench clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: $(DEV_STAMP)  ## Make the environment in .venv: the server, the client and the tools, editable
 
@@ -49,6 +54,16 @@ test: dev  ## Run the tests, without the long ones
 test-long: dev  ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
+# The ranges of the client's dependencies are wide; `make test` runs on their newest.
+$(OLDEST_STAMP): pyproject.toml tools/oldest-requirements.txt | $(DEV_STAMP)
+	@test -x $(OLDEST_VENV)/bin/python || $(BIN)/python -m venv $(OLDEST_VENV)
+	@$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint tools/oldest-requirements.txt --editable '.[server,dev]'
+	@touch $@
+
+test-oldest: $(OLDEST_STAMP)  ## Run the tests on the oldest packages that the client accepts
+	$(OLDEST_VENV)/bin/python -m pytest -m "not long" $(ARGS)
+
 check: dev proto-check sync-check  ## Check format, lint, types, imports, protos and generated files
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -73,6 +88,9 @@ proto: $(PROTO_STAMP)  ## Generate the stubs in sdk/shoal from protos/
 proto-check: $(PROTO_STAMP)  ## Fail if the committed stubs are not those of protos/
 	$(PROTO_VENV)/bin/python -m tools.generate_protos --check
 
+proto-breaking: dev  ## Fail if protos/ breaks what BASE=main promises
+	$(BIN)/buf breaking --against '.git#ref=$(BASE)'
+
 sync: dev  ## Generate the blocking client in sdk/shoal/_sync from sdk/shoal/_async
 	$(BIN)/python -m tools.generate_sync
 
@@ -83,5 +101,5 @@ bench: dev  ## Measure: see benchmarks/README.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## Remove the environments and caches (data directories stay)
-	rm -rf $(VENV) $(PROTO_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) $(PROTO_VENV) $(OLDEST_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
