@@ -31,7 +31,7 @@ SOURCE = Path("sdk/shoal/_async")
 TARGET = Path("sdk/shoal/_sync")
 
 # Modules, relative to the package, that exist in both by hand.
-WRITTEN_TWICE: frozenset[str] = frozenset()
+WRITTEN_TWICE = frozenset({"runtime.py"})
 
 # Tokens in a row, in code, docstrings and comments; the longest that fits wins.
 # An import that this leaves unused is removed afterwards.
