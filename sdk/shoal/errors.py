@@ -5,7 +5,8 @@ ShoalError
 ├── InvalidArgumentError(ValueError)      the request is wrong; change it
 │   ├── DimensionMismatchError · DuplicateIDError · BatchTooLargeError
 ├── NotFoundError(KeyError)               what it names is not there
-│   ├── CollectionNotFoundError · TenantNotFoundError · DatabaseNotFoundError · SnapshotNotFoundError
+│   ├── CollectionNotFoundError · TenantNotFoundError · DatabaseNotFoundError
+│   ├── SnapshotNotFoundError
 ├── AlreadyExistsError(ValueError)        the name is taken
 │   ├── CollectionExistsError · TenantExistsError · DatabaseExistsError · SnapshotExistsError
 ├── FailedPreconditionError               the state forbids it; change the state first
@@ -21,12 +22,12 @@ ShoalError
 ```
 
 Each class fixes the canonical gRPC code and the reason (``google.rpc.ErrorInfo.reason``) under
-which it travels, so that what a worker raises is what its user catches. `str(error)` is the message.
+which it travels, so that what a worker raises is what its user catches. `str(error)` is the
+message.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
@@ -386,12 +387,3 @@ def make(
     """
     cls = _BY_REASON.get(reason) or _BY_CODE.get(code, ShoalError)
     return cls(message, metadata=metadata, violations=violations, retry_after_s=retry_after_s)
-
-
-def reason_of(class_name: str) -> str:
-    """The reason that belongs to a class: its name without `Error`, in upper snake case.
-
-    `DuplicateIDError` gives ``DUPLICATE_ID``.
-    """
-    name = class_name.removesuffix("Error")
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()
