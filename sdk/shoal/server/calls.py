@@ -1,0 +1,119 @@
+"""What a service method is told about its call: its deadline, its ID, who gave up.
+
+Every call has a deadline: the client's, or the server's default. What a method calls downstream
+gets what is left of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from typing import Final, Protocol
+
+from shoal.errors import DeadlineExceededError
+
+__all__ = ["REQUEST_ID_KEY", "Call", "CallContext", "context_for", "current_request_id"]
+
+REQUEST_ID_KEY: Final = "x-request-id"
+"""Metadata key under which a request's ID comes in, is passed on, and goes back."""
+
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+
+current_request_id: Final[ContextVar[str | None]] = ContextVar("shoal_request_id", default=None)
+"""The ID of the request that this task works for; calls downstream carry it on."""
+
+
+class CallContext(Protocol):
+    """What a service method is told about its call."""
+
+    @property
+    def request_id(self) -> str:
+        """Names the request in logs, on every process that it passes."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The caller's gRPC metadata; of a key given twice the last, binary ones left out."""
+
+    def time_remaining(self) -> float:
+        """Give the seconds left, above 0.
+
+        Infinite for a stream without a deadline.
+
+        Raises:
+            DeadlineExceededError: None are left.
+        """
+
+    def check(self) -> None:
+        """Stop work that nobody waits for any more. Can be called from any thread.
+
+        Raises:
+            DeadlineExceededError: The deadline has passed, or the caller has gone.
+        """
+
+
+class Call:
+    """A `CallContext`, for calls that came by gRPC and for those within the process.
+
+    Args:
+        timeout_s: Seconds until the deadline; infinite for none.
+        metadata: As it came.
+    """
+
+    __slots__ = ("_cancelled", "_deadline", "_metadata", "_raw_metadata", "request_id")
+
+    def __init__(
+        self,
+        timeout_s: float,
+        metadata: Iterable[tuple[str, str | bytes]] = (),
+        request_id: str | None = None,
+    ) -> None:
+        self._deadline = time.monotonic() + timeout_s
+        self._raw_metadata = metadata
+        self._metadata: dict[str, str] | None = None
+        self._cancelled = False
+        if request_id is None:
+            request_id = next((str(v) for k, v in metadata if k == REQUEST_ID_KEY), "")
+        # An ID goes into logs: one with line breaks, or a kilobyte long, is replaced.
+        self.request_id = request_id if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(8)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        if self._metadata is None:
+            self._metadata = {k: v for k, v in self._raw_metadata if isinstance(v, str)}
+        return self._metadata
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline; not above 0 once it has passed."""
+        if self._deadline == math.inf:
+            return math.inf
+        return self._deadline - time.monotonic()
+
+    def time_remaining(self) -> float:
+        left = self.seconds_left
+        if left <= 0:
+            raise DeadlineExceededError("the deadline of the call has passed")
+        return left
+
+    def check(self) -> None:
+        if self._cancelled:
+            raise DeadlineExceededError("the caller has cancelled the call, or gone")
+        self.time_remaining()
+
+    def cancel(self) -> None:
+        """Say that nobody waits for the answer any more."""
+        self._cancelled = True
+
+
+def context_for(timeout_s: float, request_id: str | None = None) -> CallContext:
+    """Make a context for a caller in the same process.
+
+    Args:
+        timeout_s: Seconds until the deadline, above 0.
+        request_id: Default: the one this task works for, else a new one.
+    """
+    return Call(timeout_s, request_id=request_id or current_request_id.get())

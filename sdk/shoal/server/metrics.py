@@ -1,0 +1,67 @@
+"""Metrics: one registry for the process, and the buckets that all times share.
+
+The registry is ours and not the library's default one, so that a program that embeds Shoal keeps
+its own metrics apart. A family is made once a process: roles and tests that share a process get the
+same one, as Prometheus has it: one process, one `/metrics`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+__all__ = ["REGISTRY", "SECONDS", "counter", "exposition", "gauge", "histogram"]
+
+SECONDS: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds of the buckets of every histogram of times, seconds."""
+
+REGISTRY: Final = CollectorRegistry()
+"""All metrics of this process."""
+
+_Family = TypeVar("_Family", bound=MetricWrapperBase)
+
+_families: Final[dict[str, MetricWrapperBase]] = {}  # guarded by _families_lock
+_families_lock: Final = threading.Lock()
+
+
+def _family(cls: type[_Family], name: str, make: dict[str, object]) -> _Family:
+    with _families_lock:
+        family = _families.get(name)
+        if family is None:
+            family = _families[name] = cls(name, registry=REGISTRY, **make)  # type: ignore[arg-type]
+        if type(family) is not cls:
+            raise TypeError(f"metric {name!r} is a {type(family).__name__}, not a {cls.__name__}")
+        return family
+
+
+def counter(name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
+    """Give the process's counter of this name."""
+    return _family(Counter, name, {"documentation": help_text, "labelnames": tuple(labels)})
+
+
+def gauge(name: str, help_text: str, labels: Sequence[str] = ()) -> Gauge:
+    """Give the process's gauge of this name."""
+    return _family(Gauge, name, {"documentation": help_text, "labelnames": tuple(labels)})
+
+
+def histogram(
+    name: str, help_text: str, labels: Sequence[str] = (), buckets: Sequence[float] = SECONDS
+) -> Histogram:
+    """Give the process's histogram of this name."""
+    return _family(
+        Histogram,
+        name,
+        {"documentation": help_text, "labelnames": tuple(labels), "buckets": tuple(buckets)},
+    )
+
+
+def exposition() -> tuple[str, bytes]:
+    """Give all metrics in Prometheus' text format: content type, body."""
+    return prometheus_client.CONTENT_TYPE_LATEST, prometheus_client.generate_latest(REGISTRY)

@@ -1,0 +1,352 @@
+"""Calls between processes, and the same calls within one.
+
+A service is a plain object with one async method for each RPC, named in snake case::
+
+    async def search_shards(self, request: SearchShardsRequest, context: CallContext)
+        -> SearchShardsResponse
+    async def watch_table(self, requests: AsyncIterator[WatchTableRequest], context: CallContext)
+        -> AsyncIterator[WatchTableResponse]            # an async generator
+
+It raises `ShoalError`. `add_service` puts it behind a gRPC server and `local_stub` gives it the
+shape of a generated stub; `call` and `stream` take either, so that a caller does not know whether
+the other role is in its process. Messages that are passed within a process are shared, not copied:
+neither side changes one after it was passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, Final, TypeVar, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from shoal.errors import DeadlineExceededError, OverloadedError, ShoalError, UnavailableError
+from shoal.server.calls import (
+    REQUEST_ID_KEY,
+    Call,
+    CallContext,
+    context_for,
+    current_request_id,
+)
+from shoal.server.methods import BoundMethod, CallLimit, find_service
+from shoal.server.transport import MAX_MESSAGE_BYTES, bind, channel, server
+from shoal.wire import status
+from shoal.wire.limits import DEFAULT_LIMITS
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "CallContext",
+    "CallLimit",
+    "LocalService",
+    "add_service",
+    "bind",
+    "call",
+    "channel",
+    "context_for",
+    "local_stub",
+    "server",
+    "stream",
+]
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+_Metadata = Iterable[tuple[str, str | bytes]]
+
+_MAX_DETAILS_CHARACTERS: Final = 1_000
+"""Of a status' message, which travels in a header."""
+
+
+# Serving
+
+
+def add_service(
+    target: grpc.aio.Server,
+    full_name: str,
+    instance: object,
+    *,
+    limit: CallLimit | None = None,
+    default_timeout_s: float = DEFAULT_LIMITS.default_timeout_s,
+    max_request_bytes: int | None = None,
+) -> None:
+    """Let a server answer a service's calls by an object's methods.
+
+    Args:
+        target: Not started yet.
+        full_name: For example ``shoal.v1.RecordService``.
+        instance: See the module.
+        limit: One for all services of a server.
+        default_timeout_s: Deadline of a unary call that sets none.
+        max_request_bytes: A larger request is INVALID_ARGUMENT; None: the transport's limit alone.
+
+    Raises:
+        TypeError: The object lacks a method.
+    """
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    for descriptor in find_service(full_name).methods:
+        method = BoundMethod(descriptor, instance, limit=limit, max_request_bytes=max_request_bytes)
+        # Requests arrive as bytes: a message that cannot be parsed is then our error, with our
+        # reason, and not an exception somewhere inside gRPC.
+        handlers[descriptor.name] = (
+            grpc.stream_stream_rpc_method_handler(_stream_handler(method))
+            if method.is_stream
+            else grpc.unary_unary_rpc_method_handler(_unary_handler(method, default_timeout_s))
+        )
+    target.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))
+
+
+def _unary_handler(method: BoundMethod, default_timeout_s: float) -> Any:
+    async def handle(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        left = _time_remaining(context)
+        received = Call(
+            default_timeout_s if left is None else left, context.invocation_metadata() or ()
+        )
+        try:
+            answer = (await method.answer(raw, received)).SerializeToString()
+            _check_answer(method, answer)
+        except ShoalError as error:
+            _set_status(context, error, received.request_id)
+            return b""
+        context.set_trailing_metadata(((REQUEST_ID_KEY, received.request_id),))
+        return answer
+
+    return handle
+
+
+def _time_remaining(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
+    """Seconds until the client's deadline; None if it set none, which gRPC's types do not say."""
+    return context.time_remaining()
+
+
+def _stream_handler(method: BoundMethod) -> Any:
+    async def handle(
+        raws: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[bytes]:
+        left = _time_remaining(context)
+        received = Call(math.inf if left is None else left, context.invocation_metadata() or ())
+
+        async def requests() -> AsyncIterator[Message]:
+            async for raw in raws:
+                yield method.parse(raw)
+
+        try:
+            async with contextlib.aclosing(method.answers(requests(), received)) as answers:
+                async for answer in answers:
+                    raw_answer = answer.SerializeToString()
+                    _check_answer(method, raw_answer)
+                    yield raw_answer
+        except ShoalError as error:
+            _set_status(context, error, received.request_id)
+        else:
+            context.set_trailing_metadata(((REQUEST_ID_KEY, received.request_id),))
+
+    return handle
+
+
+def _check_answer(method: BoundMethod, answer: bytes) -> None:
+    """Refuse an answer that the other end would not take, with a reason that helps."""
+    if len(answer) > MAX_MESSAGE_BYTES:
+        raise OverloadedError(
+            f"the answer of {method.full_name} would be {len(answer)} bytes, "
+            f"more than the {MAX_MESSAGE_BYTES} that a message may have: ask for less",
+            metadata={"limit": "max_answer_bytes", "value": str(MAX_MESSAGE_BYTES)},
+        )
+
+
+def _set_status(
+    context: grpc.aio.ServicerContext[Any, Any], error: ShoalError, request_id: str
+) -> None:
+    context.set_code(grpc.StatusCode[error.code])
+    context.set_details(error.message[:_MAX_DETAILS_CHARACTERS])
+    context.set_trailing_metadata(
+        ((REQUEST_ID_KEY, request_id), (status.TRAILER, status.encode(error)))
+    )
+
+
+# Calling
+
+
+async def call(
+    method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+    request: _Request,
+    *,
+    timeout_s: float,
+    metadata: Sequence[tuple[str, str]] = (),
+) -> _Response:
+    """Call a unary method, and raise what it raised there.
+
+    The ID of the request that this task works for goes along.
+
+    Args:
+        method: Of a generated aio stub, or of `local_stub`.
+        request: Not changed afterwards by either side.
+        timeout_s: What is left of the caller's deadline.
+        metadata: Further gRPC metadata.
+
+    Raises:
+        ShoalError: Of the class that the other side raised. `UnavailableError` if it cannot be
+            reached and `DeadlineExceededError` if it did not answer in time, with
+            ``metadata["address"]``; in both cases the outcome of a write is unknown.
+    """
+    address = getattr(method, "address", "this process")
+    if timeout_s <= 0:
+        raise DeadlineExceededError("the deadline has passed before the call was made")
+    request_id = current_request_id.get()
+    if request_id is not None:
+        metadata = (*metadata, (REQUEST_ID_KEY, request_id))
+    try:
+        return await method(request, timeout=timeout_s, metadata=tuple(metadata))
+    except grpc.aio.AioRpcError as error:
+        raise _decoded(error, address, timeout_s) from None
+    except grpc.aio.UsageError:
+        raise UnavailableError(
+            f"the channel to {address} is closed", metadata={"address": address}
+        ) from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() == 0:
+            # Not we were cancelled: the channel was closed under the call.
+            raise UnavailableError(
+                f"the channel to {address} was closed during the call",
+                metadata={"address": address},
+            ) from None
+        raise
+
+
+async def stream(
+    method: grpc.aio.StreamStreamMultiCallable[_Request, _Response],
+    requests: AsyncIterator[_Request],
+    *,
+    address: str = "the other process",
+) -> AsyncIterator[_Response]:
+    """Open a stream, and raise what it raised there. Ends when either side ends.
+
+    Args:
+        method: Of a generated aio stub, or of `local_stub`.
+        requests: Consumed by a task of its own.
+        address: For messages.
+    """
+    answers = method(requests)
+    try:
+        async for answer in answers:
+            yield answer
+    except grpc.aio.AioRpcError as error:
+        raise _decoded(error, address, math.inf) from None
+    except grpc.aio.UsageError:
+        raise UnavailableError(
+            f"the channel to {address} is closed", metadata={"address": address}
+        ) from None
+    finally:
+        answers.cancel()
+
+
+def _decoded(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> ShoalError:
+    code = error.code().name
+    trailer = next((v for k, v in error.trailing_metadata() or () if k == status.TRAILER), None)
+    message = error.details() or code
+    if trailer is None and code == "UNAVAILABLE":
+        message = f"{address} cannot be reached: {message}"
+    elif trailer is None and code == "DEADLINE_EXCEEDED":
+        message = f"no answer from {address} within {timeout_s:.3g} s"
+    decoded = status.decode(code, message, cast("bytes | None", trailer))
+    if trailer is None:
+        decoded.metadata["address"] = address
+    return decoded
+
+
+# Within the process
+
+
+class _LocalUnary:
+    def __init__(self, method: BoundMethod, default_timeout_s: float) -> None:
+        self._method = method
+        self._default_timeout_s = default_timeout_s
+
+    async def __call__(
+        self, request: Message, *, timeout: float | None = None, metadata: _Metadata | None = None
+    ) -> Message:
+        timeout_s = self._default_timeout_s if timeout is None else timeout
+        method = self._method
+        if not isinstance(request, method.request_class):
+            # Another message with the same bytes.
+            request = method.parse(request.SerializeToString())
+        answer = await method.answer(request, Call(timeout_s, metadata or ()))
+        if not isinstance(answer, method.response_class):
+            answer = method.response_class.FromString(answer.SerializeToString())
+        return answer
+
+
+class _LocalStreamCall:
+    """The part of a grpc.aio.StreamStreamCall that `stream` uses."""
+
+    def __init__(self, answers: Any) -> None:
+        self._answers = answers
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return cast("AsyncIterator[Message]", self._answers)
+
+    def cancel(self) -> bool:
+        """Nothing is left to do: whoever iterates closes the generator."""
+        return False
+
+
+class _LocalStream:
+    def __init__(self, method: BoundMethod) -> None:
+        self._method = method
+
+    def __call__(
+        self, requests: AsyncIterator[Message], *, metadata: _Metadata | None = None
+    ) -> _LocalStreamCall:
+        return _LocalStreamCall(self._method.answers(requests, Call(math.inf, metadata or ())))
+
+
+class LocalService:
+    """A service object in this process, in the shape of a generated async stub.
+
+    Args:
+        full_name: Of the service.
+        instance: As for `add_service`.
+        default_timeout_s: Deadline of a unary call that sets none.
+        limit: Of calls at a time; None for no limit.
+    """
+
+    def __init__(
+        self,
+        full_name: str,
+        instance: object,
+        *,
+        default_timeout_s: float = DEFAULT_LIMITS.default_timeout_s,
+        limit: CallLimit | None = None,
+    ) -> None:
+        self._default_timeout_s = default_timeout_s
+        self._methods = {}
+        for descriptor in find_service(full_name).methods:
+            method = BoundMethod(descriptor, instance, limit=limit)
+            self._methods[descriptor.name] = method
+            setattr(
+                self,
+                descriptor.name,
+                _LocalStream(method)
+                if method.is_stream
+                else _LocalUnary(method, default_timeout_s),
+            )
+
+    async def answer_bytes(
+        self, method: str, request: bytes, timeout_s: float, metadata: _Metadata = ()
+    ) -> bytes:
+        """Answer a serialised request by a serialised answer; of a unary method.
+
+        Raises:
+            ShoalError: As the method does.
+        """
+        answer = await self._methods[method].answer(request, Call(timeout_s, metadata))
+        return answer.SerializeToString()
+
+
+def local_stub(full_name: str, instance: object) -> Any:
+    """Give a service object in this process the shape of its generated async stub."""
+    return LocalService(full_name, instance)
