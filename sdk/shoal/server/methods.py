@@ -13,7 +13,7 @@ import contextlib
 import importlib
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import structlog
@@ -30,8 +30,13 @@ from shoal.errors import (
 )
 from shoal.server import metrics
 from shoal.server.calls import Call, current_request_id
+from shoal.wire.limits import DEFAULT_LIMITS
 
-__all__ = ["BoundMethod", "CallLimit", "find_service"]
+__all__ = ["MAX_MESSAGE_BYTES", "BoundMethod", "CallLimit", "find_service"]
+
+MAX_MESSAGE_BYTES: Final = DEFAULT_LIMITS.max_message_bytes + 4 * 1024 * 1024
+"""What the transport takes. Above the limit that services enforce, so that a request a little too
+large is told what the limit is, and a worker's answer has room for what it adds to the records."""
 
 _log: Final = structlog.get_logger("shoal.server")
 
@@ -178,24 +183,44 @@ class BoundMethod:
                 f"{self.request_class.DESCRIPTOR.full_name}"
             ) from None
 
-    async def answer(self, request: Message | bytes, call: Call) -> Message:
-        """Answer one request; of a unary method.
+    def serialise(self, answer: Message) -> bytes:
+        """Encode an answer.
+
+        Raises:
+            OverloadedError: The other end would not take it: it is too large.
+        """
+        raw = answer.SerializeToString()
+        if len(raw) > MAX_MESSAGE_BYTES:
+            raise OverloadedError(
+                f"the answer of {self.full_name} would be {len(raw)} bytes, "
+                f"more than the {MAX_MESSAGE_BYTES} that a message may have: ask for less",
+                metadata={"limit": "max_answer_bytes", "value": str(MAX_MESSAGE_BYTES)},
+            )
+        return raw
+
+    async def answer(self, request: Message, call: Call) -> Message:
+        """Answer one request of the same process; of a unary method.
 
         Raises:
             ShoalError: Whatever went wrong.
         """
-        with self._accounted(call):
-            if self._limit is not None:
-                self._limit.enter()
-            token = current_request_id.set(call.request_id)
-            try:
-                call.time_remaining()
-                message = self.parse(request) if isinstance(request, bytes) else request
-                return await self._bounded(self._function(message, call), call)
-            finally:
-                current_request_id.reset(token)
-                if self._limit is not None:
-                    self._limit.leave()
+        with self._accounted(call), self._place():
+            if not isinstance(request, self.request_class):
+                # Another message with the same bytes.
+                request = self.parse(request.SerializeToString())
+            answer = await self._bounded(request, call)
+            if not isinstance(answer, self.response_class):
+                return self.response_class.FromString(answer.SerializeToString())
+            return answer
+
+    async def answer_bytes(self, request: bytes, call: Call) -> bytes:
+        """Answer one serialised request by a serialised answer; of a unary method.
+
+        Raises:
+            ShoalError: Whatever went wrong.
+        """
+        with self._accounted(call), self._place():
+            return self.serialise(await self._bounded(self.parse(request), call))
 
     async def answers(
         self, requests: AsyncIterator[Message], call: Call
@@ -208,6 +233,20 @@ class BoundMethod:
             async with contextlib.aclosing(self._function(requests, call)) as answers:
                 async for answer in answers:
                     yield answer
+
+    async def answers_bytes(
+        self, requests: AsyncIterator[bytes], call: Call
+    ) -> AsyncGenerator[bytes, None]:
+        """Answer a stream of serialised requests by serialised answers."""
+
+        async def parsed() -> AsyncIterator[Message]:
+            async for request in requests:
+                yield self.parse(request)
+
+        with self._accounted(call):
+            async with contextlib.aclosing(self._function(parsed(), call)) as answers:
+                async for answer in answers:
+                    yield self.serialise(answer)
 
     @contextlib.contextmanager
     def _accounted(self, call: Call) -> Iterator[None]:
@@ -236,14 +275,27 @@ class BoundMethod:
             self._metrics.handled(code)
             self._metrics.seconds.observe(time.perf_counter() - begin)
 
-    async def _bounded(self, answer: Awaitable[Message], call: Call) -> Message:
-        left = call.seconds_left
-        if left == math.inf:
-            return await answer
-        bound = asyncio.timeout(left)
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold a place in the call limit."""
+        if self._limit is None:
+            yield
+            return
+        self._limit.enter()
+        try:
+            yield
+        finally:
+            self._limit.leave()
+
+    async def _bounded(self, request: Message, call: Call) -> Message:
+        """Let the service answer, until the deadline."""
+        bound = asyncio.timeout(
+            None if call.time_remaining() == math.inf else call.time_remaining()
+        )
+        token = current_request_id.set(call.request_id)
         try:
             async with bound:
-                return await answer
+                answer = await self._function(request, call)
         except TimeoutError:
             if not bound.expired():
                 raise
@@ -251,6 +303,11 @@ class BoundMethod:
             raise DeadlineExceededError(
                 f"{self.full_name} did not answer within the deadline of the call"
             ) from None
+        finally:
+            current_request_id.reset(token)
+        if not isinstance(answer, Message):
+            raise TypeError(f"{self.full_name} answered with a {type(answer).__name__}")
+        return answer
 
 
 def _snake_case(name: str) -> str:

@@ -25,7 +25,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from shoal.errors import DeadlineExceededError, OverloadedError, ShoalError, UnavailableError
+from shoal.errors import DeadlineExceededError, ShoalError, UnavailableError
 from shoal.server.calls import (
     REQUEST_ID_KEY,
     Call,
@@ -33,8 +33,8 @@ from shoal.server.calls import (
     context_for,
     current_request_id,
 )
-from shoal.server.methods import BoundMethod, CallLimit, find_service
-from shoal.server.transport import MAX_MESSAGE_BYTES, bind, channel, server
+from shoal.server.methods import MAX_MESSAGE_BYTES, BoundMethod, CallLimit, find_service
+from shoal.server.transport import bind, channel, server
 from shoal.wire import status
 from shoal.wire.limits import DEFAULT_LIMITS
 
@@ -106,8 +106,7 @@ def _unary_handler(method: BoundMethod, default_timeout_s: float) -> Any:
             default_timeout_s if left is None else left, context.invocation_metadata() or ()
         )
         try:
-            answer = (await method.answer(raw, received)).SerializeToString()
-            _check_answer(method, answer)
+            answer = await method.answer_bytes(raw, received)
         except ShoalError as error:
             _set_status(context, error, received.request_id)
             return b""
@@ -129,32 +128,16 @@ def _stream_handler(method: BoundMethod) -> Any:
         left = _time_remaining(context)
         received = Call(math.inf if left is None else left, context.invocation_metadata() or ())
 
-        async def requests() -> AsyncIterator[Message]:
-            async for raw in raws:
-                yield method.parse(raw)
-
         try:
-            async with contextlib.aclosing(method.answers(requests(), received)) as answers:
+            async with contextlib.aclosing(method.answers_bytes(raws, received)) as answers:
                 async for answer in answers:
-                    raw_answer = answer.SerializeToString()
-                    _check_answer(method, raw_answer)
-                    yield raw_answer
+                    yield answer
         except ShoalError as error:
             _set_status(context, error, received.request_id)
         else:
             context.set_trailing_metadata(((REQUEST_ID_KEY, received.request_id),))
 
     return handle
-
-
-def _check_answer(method: BoundMethod, answer: bytes) -> None:
-    """Refuse an answer that the other end would not take, with a reason that helps."""
-    if len(answer) > MAX_MESSAGE_BYTES:
-        raise OverloadedError(
-            f"the answer of {method.full_name} would be {len(answer)} bytes, "
-            f"more than the {MAX_MESSAGE_BYTES} that a message may have: ask for less",
-            metadata={"limit": "max_answer_bytes", "value": str(MAX_MESSAGE_BYTES)},
-        )
 
 
 def _set_status(
@@ -270,14 +253,7 @@ class _LocalUnary:
         self, request: Message, *, timeout: float | None = None, metadata: _Metadata | None = None
     ) -> Message:
         timeout_s = self._default_timeout_s if timeout is None else timeout
-        method = self._method
-        if not isinstance(request, method.request_class):
-            # Another message with the same bytes.
-            request = method.parse(request.SerializeToString())
-        answer = await method.answer(request, Call(timeout_s, metadata or ()))
-        if not isinstance(answer, method.response_class):
-            answer = method.response_class.FromString(answer.SerializeToString())
-        return answer
+        return await self._method.answer(request, Call(timeout_s, metadata or ()))
 
 
 class _LocalStreamCall:
@@ -343,8 +319,7 @@ class LocalService:
         Raises:
             ShoalError: As the method does.
         """
-        answer = await self._methods[method].answer(request, Call(timeout_s, metadata))
-        return answer.SerializeToString()
+        return await self._methods[method].answer_bytes(request, Call(timeout_s, metadata))
 
 
 def local_stub(full_name: str, instance: object) -> Any:

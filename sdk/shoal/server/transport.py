@@ -9,13 +9,9 @@ import grpc
 import grpc.aio
 
 from shoal.errors import FailedPreconditionError
-from shoal.wire.limits import DEFAULT_LIMITS
+from shoal.server.methods import MAX_MESSAGE_BYTES
 
-__all__ = ["MAX_MESSAGE_BYTES", "AddressedChannel", "bind", "channel", "server"]
-
-MAX_MESSAGE_BYTES: Final = DEFAULT_LIMITS.max_message_bytes + 4 * 1024 * 1024
-"""What the transport takes. Above the limit that services enforce, so that a request a little too
-large is told what the limit is, and a worker's answer has room for what it adds to the records."""
+__all__ = ["AddressedChannel", "bind", "channel", "server"]
 
 _MAX_METADATA_BYTES: Final = 64 * 1024
 _MIN_PING_INTERVAL_MS: Final = 5_000
