@@ -1,0 +1,152 @@
+"""From a caller's reference to a route, and from a stale route to a fresh one.
+
+The table answers first. The coordinator is asked only where the table cannot be trusted to know: a
+name that it does not hold, a shard that its worker disowns. If the coordinator cannot be reached
+then, the answer is UNAVAILABLE and never NOT_FOUND.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Final
+
+from shoal.errors import (
+    CollectionNotFoundError,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from shoal.internal.v1 import catalog_service_pb2
+from shoal.server.rpc import CallContext, call
+from shoal.v1 import collection_pb2
+from shoal.wire.validation import check_name, invalid, shown
+from shoal_gateway.table import CollectionRoute, RoutingTable
+
+if TYPE_CHECKING:
+    from shoal.internal.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
+
+__all__ = ["DEFAULT_DATABASE", "DEFAULT_TENANT", "Router"]
+
+DEFAULT_TENANT: Final = "default_tenant"
+DEFAULT_DATABASE: Final = "default_database"
+
+ASK_TIMEOUT_S: Final = 5.0
+"""How long a question to the coordinator may take: it answers from memory, or it is in trouble."""
+
+
+class Router:
+    """Finds collections.
+
+    Args:
+        table: The watched table.
+        catalog: The coordinator's.
+    """
+
+    def __init__(self, table: RoutingTable, catalog: CatalogServiceAsyncStub) -> None:
+        self._table = table
+        self._catalog = catalog
+
+    async def find(
+        self, reference: collection_pb2.CollectionReference, context: CallContext
+    ) -> CollectionRoute:
+        """Find the collection that a caller refers to.
+
+        Raises:
+            InvalidArgumentError: The reference names nothing.
+            CollectionNotFoundError: There is no such collection.
+            UnavailableError: The table does not hold it, and the coordinator cannot be asked.
+        """
+        target = reference.WhichOneof("target")
+        if target == "name":
+            return await self._find_by_name(reference, context)
+        if target == "id":
+            return await self._find_by_id(reference, context)
+        raise invalid("collection", "collection names none: set its name or its id")
+
+    async def _find_by_name(
+        self, reference: collection_pb2.CollectionReference, context: CallContext
+    ) -> CollectionRoute:
+        tenant = reference.tenant or DEFAULT_TENANT
+        database = reference.database or DEFAULT_DATABASE
+        route = self._table.collection_named(tenant, database, reference.name)
+        if route is not None:
+            return route
+        if not reference.name:
+            raise invalid("collection.name", "collection.name is empty")
+        missing = _not_found(
+            f"collection {shown(reference.name)} does not exist in database {shown(database)} of "
+            f"tenant {shown(tenant)}",
+            reference.name,
+        )
+        try:
+            check_name("collection", reference.name)
+            check_name("tenant", tenant)
+            check_name("database", database)
+        except InvalidArgumentError:
+            raise missing from None  # nothing has such a name
+        known = collection_pb2.CollectionReference(
+            tenant=tenant, database=database, name=reference.name
+        )
+        return await self._ask(known, missing, context)
+
+    async def _find_by_id(
+        self, reference: collection_pb2.CollectionReference, context: CallContext
+    ) -> CollectionRoute:
+        missing = _not_found(
+            f"collection with ID {shown(reference.id)} does not exist", reference.id
+        )
+        route = self._table.collection(reference.id)
+        if route is None:
+            try:
+                collection_id = str(uuid.UUID(reference.id))
+            except ValueError:
+                raise invalid(
+                    "collection.id", f"collection.id {shown(reference.id)} is not a UUID"
+                ) from None
+            known = collection_pb2.CollectionReference(id=collection_id)
+            route = self._table.collection(collection_id)
+            route = route or await self._ask(known, missing, context)
+        collection = route.entry.collection
+        if (reference.tenant and reference.tenant != collection.tenant) or (
+            reference.database and reference.database != collection.database
+        ):
+            raise missing
+        return route
+
+    async def refresh(self, route: CollectionRoute, context: CallContext) -> CollectionRoute:
+        """Give the collection's route as the coordinator knows it now.
+
+        Raises:
+            CollectionNotFoundError: The collection was deleted.
+            UnavailableError: The coordinator cannot be asked.
+        """
+        known = collection_pb2.CollectionReference(id=route.collection_id)
+        missing = _not_found(f"collection {shown(route.name)} does not exist any more", route.name)
+        return await self._ask(known, missing, context)
+
+    async def _ask(
+        self,
+        reference: collection_pb2.CollectionReference,
+        missing: CollectionNotFoundError,
+        context: CallContext,
+    ) -> CollectionRoute:
+        request = catalog_service_pb2.GetCollectionRequest(collection=reference)
+        timeout_s = min(ASK_TIMEOUT_S, context.time_remaining())
+        try:
+            answer = await call(self._catalog.GetCollection, request, timeout_s=timeout_s)
+        except CollectionNotFoundError:
+            # The table may still hold what the coordinator has deleted.
+            if reference.id:
+                self._table.forget(reference.id)
+            raise missing from None
+        except (UnavailableError, DeadlineExceededError) as error:
+            raise UnavailableError(
+                f"{missing.message} as far as this gateway knows, and the coordinator cannot be "
+                f"asked: {error.message}",
+                metadata=error.metadata,
+            ) from None
+        return self._table.learn(answer.entry)
+
+
+def _not_found(message: str, collection: str) -> CollectionNotFoundError:
+    return CollectionNotFoundError(message, metadata={"collection": collection[:100]})
