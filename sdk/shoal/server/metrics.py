@@ -7,15 +7,32 @@ same one, as Prometheus has it: one process, one `/metrics`.
 
 from __future__ import annotations
 
+import importlib.metadata
 import threading
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.metrics import MetricWrapperBase
 
-__all__ = ["REGISTRY", "SECONDS", "counter", "exposition", "gauge", "histogram"]
+__all__ = [
+    "REGISTRY",
+    "SECONDS",
+    "add_process_metrics",
+    "counter",
+    "exposition",
+    "gauge",
+    "histogram",
+]
 
 SECONDS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -60,6 +77,16 @@ def histogram(
         name,
         {"documentation": help_text, "labelnames": tuple(labels), "buckets": tuple(buckets)},
     )
+
+
+def add_process_metrics(role: str) -> None:
+    """Add what is customary of a process: CPU, memory, files, garbage collection, version."""
+    ProcessCollector(registry=REGISTRY)
+    PlatformCollector(registry=REGISTRY)
+    GCCollector(registry=REGISTRY)
+    gauge("shoal_build_info", "1, labelled with the version.", ("version", "role")).labels(
+        importlib.metadata.version("shoal"), role
+    ).set(1)
 
 
 def exposition() -> tuple[str, bytes]:

@@ -1,0 +1,76 @@
+"""Logs: events with a name and fields, as lines for people or as JSON.
+
+An event is a past-tense name and its facts (``worker_registered worker_id=…``), logged once, where
+it is handled; INFO says that a state changed, never that a request came. Loggers are structlog's:
+``structlog.get_logger("shoal.worker")``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Final, Literal
+
+import structlog
+
+__all__ = ["configure", "configure_embedded"]
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+_SHARED: Final[list[Any]] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.StackInfoRenderer(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def configure(
+    *, role: str, level: str = "info", form: Literal["console", "json"] = "console"
+) -> None:
+    """Let this process log to stderr. For processes of Shoal's own.
+
+    Args:
+        role: Named in every event.
+        level: Least severe level: debug, info, warning or error.
+        form: Lines for people, or one JSON object a line.
+    """
+    render: list[Any] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        if form == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+    )
+    structlog.configure(
+        processors=[*_SHARED, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+    # What libraries say (grpc, asyncio) goes the same way.
+    logging.basicConfig(stream=sys.stderr, level=_LEVELS[level], force=True)
+
+
+def configure_embedded() -> None:
+    """Let Shoal's events go to the program that embeds it, by the standard library's logging.
+
+    A program that has set up structlog itself is left alone.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.processors.format_exc_info,
+            structlog.stdlib.render_to_log_kwargs,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,223 @@
+"""The life of a role's process: ports, health, metrics, signals, the parent's end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from shoal.internal.v1 import membership_service_pb2, membership_service_pb2_grpc
+from shoal.server.process import PARENT_FD_VARIABLE
+
+_ROLE = """
+import asyncio, contextlib, sys
+from shoal.internal.v1 import membership_service_pb2 as m
+from shoal.errors import DataLossError
+from shoal.server import process, settings
+
+class Membership:
+    async def register_worker(self, request, context):
+        return m.RegisterWorkerResponse(cluster_id="c")
+    async def heartbeat_worker(self, request, context):
+        await asyncio.sleep(1.0)
+        return m.HeartbeatWorkerResponse()
+
+@contextlib.asynccontextmanager
+async def serve(given, role):
+    if MODE == "fails":
+        raise DataLossError("the catalog is gone")
+    if MODE == "hangs":
+        await asyncio.sleep(60)
+    role.add_service("shoal.internal.v1.MembershipService", Membership())
+    role.make_public()
+    await role.listen()
+    await role.set_serving(True)
+    print(role.port, role.health_port, role.metrics_port, flush=True)
+    try:
+        yield
+    finally:
+        print("closed", flush=True)
+
+sys.exit(process.run("worker", settings.RoleSettings, serve, description="A test."))
+"""
+
+
+class Running:
+    """A role in a process of its own."""
+
+    def __init__(self, *arguments: str, mode: str = "serves") -> None:
+        reading, self.parent = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _ROLE.replace("MODE", repr(mode)), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=[reading],
+            env={**os.environ, PARENT_FD_VARIABLE: str(reading)},
+        )
+        os.close(reading)
+
+    def ports(self) -> tuple[int, int, int]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate()
+        port, health, metrics = line.split()
+        return int(port), int(health), int(metrics)
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=20)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def start() -> Iterator[type[Running]]:
+    started: list[Running] = []
+
+    class Started(Running):
+        def __init__(self, *arguments: str, mode: str = "serves") -> None:
+            super().__init__(*arguments, mode=mode)
+            started.append(self)
+
+    yield Started
+    for running in started:
+        with contextlib.suppress(OSError):
+            os.close(running.parent)
+        running.process.kill()
+        running.process.communicate()
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def _health(port: int, service: str = "") -> int:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        return int(stub.Check(request, timeout=5).status)
+
+
+def test_a_role_serves_health_reflection_and_metrics(start: type[Running]) -> None:
+    port, health, metrics = start().ports()
+    name = "shoal.internal.v1.MembershipService"
+    assert _health(health) == _health(port, name) == health_pb2.HealthCheckResponse.SERVING
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = membership_service_pb2_grpc.MembershipServiceStub(channel)
+        stub.RegisterWorker(membership_service_pb2.RegisterWorkerRequest(), timeout=5)
+        asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        told = next(reflection.ServerReflectionInfo(iter(asked), timeout=5))
+        names = {service.name for service in told.list_services_response.service}
+        assert {name, "grpc.health.v1.Health"} <= names
+    status, text = _get(metrics, "/metrics")
+    assert status == 200
+    assert (
+        'grpc_server_handled_total{grpc_code="OK",grpc_method="RegisterWorker",'
+        'grpc_service="shoal.internal.v1.MembershipService",grpc_type="unary"} 1.0'
+    ) in text
+    assert "process_resident_memory_bytes" in text
+    assert "shoal_build_info{" in text
+    assert _get(metrics, "/readyz")[0] == _get(metrics, "/healthz")[0] == 200
+    assert _get(metrics, "/none")[0] == 404
+
+
+def test_the_http_port_survives_nonsense(start: type[Running]) -> None:
+    _, _, metrics = start().ports()
+    for sent in (b"\x00" * 100_000, b"POST /metrics HTTP/1.1\r\n\r\n", b""):
+        with (
+            socket.create_connection(("127.0.0.1", metrics), timeout=5) as connection,
+            contextlib.suppress(OSError),
+        ):
+            connection.sendall(sent)
+    assert _get(metrics, "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_in_order_and_lets_calls_end(
+    start: type[Running], number: signal.Signals
+) -> None:
+    running = start()
+    port, health, _ = running.ports()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = membership_service_pb2_grpc.MembershipServiceStub(channel)
+        request = membership_service_pb2.HeartbeatWorkerRequest()
+        under_way = stub.HeartbeatWorker.future(request, timeout=10)
+        time.sleep(0.3)
+        running.process.send_signal(number)
+        time.sleep(0.2)
+        assert _health(health) == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert under_way.result() == membership_service_pb2.HeartbeatWorkerResponse()
+    code, out, err = running.end()
+    assert (code, out) == (0, "closed\n")
+    assert "role_stopped" in err
+
+
+def test_a_second_signal_ends_at_once(start: type[Running]) -> None:
+    running = start()
+    port, _, _ = running.ports()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = membership_service_pb2_grpc.MembershipServiceStub(channel)
+        request = membership_service_pb2.HeartbeatWorkerRequest()
+        under_way = stub.HeartbeatWorker.future(request, timeout=10)
+        time.sleep(0.3)
+        for _ in range(2):
+            running.process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert running.process.wait(timeout=0.5) == -signal.SIGTERM
+        assert isinstance(under_way.exception(), grpc.RpcError)
+
+
+def test_a_start_that_hangs_can_be_stopped(start: type[Running]) -> None:
+    running = start(mode="hangs")
+    time.sleep(1.5)
+    running.process.send_signal(signal.SIGTERM)
+    assert running.end()[0] == 0
+
+
+def test_a_role_ends_with_its_parent(start: type[Running]) -> None:
+    running = start()
+    running.ports()
+    os.close(running.parent)
+    assert running.end()[:2] == (0, "closed\n")
+
+
+def test_a_taken_port_is_a_message_and_not_a_traceback(start: type[Running]) -> None:
+    port, health, metrics = start().ports()
+    for flag, taken in (("--port", port), ("--health-port", health), ("--metrics-port", metrics)):
+        code, _, err = start(flag, str(taken)).end()
+        assert code == 1
+        assert f"127.0.0.1:{taken}" in err
+        assert "Traceback" not in err
+
+
+def test_an_expected_failure_is_a_message(start: type[Running]) -> None:
+    code, _, err = start(mode="fails").end()
+    assert code == 1
+    assert "the catalog is gone" in err
+    assert "Traceback" not in err
+
+
+def test_wrong_settings_end_with_2(start: type[Running], tmp_path: Path) -> None:
+    code, _, err = start("--port", "x", "--config", str(tmp_path / "none.toml")).end()
+    assert code == 2
+    assert "shoal-worker: setting port is 'x'" in err
+    assert "cannot be read" in err
