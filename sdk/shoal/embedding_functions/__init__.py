@@ -1,0 +1,25 @@
+"""Embedding functions: from texts to vectors, in the client.
+
+Importing this package imports none of the libraries behind them: each function loads what it needs
+when its first text comes.
+"""
+
+from shoal.embedding_functions.litellm import LiteLLMEmbeddingFunction
+from shoal.embedding_functions.openai import OpenAIEmbeddingFunction
+from shoal.embedding_functions.plain import CallableEmbeddingFunction
+from shoal.embedding_functions.protocol import EmbeddingFunction
+from shoal.embedding_functions.registry import (
+    known_embedding_functions,
+    register_embedding_function,
+)
+from shoal.embedding_functions.sentence_transformers import SentenceTransformerEmbeddingFunction
+
+__all__ = [
+    "CallableEmbeddingFunction",
+    "EmbeddingFunction",
+    "LiteLLMEmbeddingFunction",
+    "OpenAIEmbeddingFunction",
+    "SentenceTransformerEmbeddingFunction",
+    "known_embedding_functions",
+    "register_embedding_function",
+]
