@@ -81,7 +81,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         ),
         "setting ratio is 'nan' (flag --ratio): a number from 0 to 1 would be right",
         (
-            "setting shape is 'square' (environment variable SHOAL_SHAPE): one of round, flat would be "
+            "setting shape is 'square' (environment variable SHOAL_SHAPE): one of round, flat would "
             "right"
         ),
     ]
