@@ -22,8 +22,9 @@ from shoal.wire.validation import invalid
 __all__ = ["Page", "decode_page", "decode_session", "digest", "encode_page", "encode_session"]
 
 _SESSION_VERSION: Final = 1
-_SESSION: Final = struct.Struct("<BQ")
-"""Version, clock. A later version may add the positions of shards."""
+_SESSION: Final = struct.Struct(">BQ")
+"""Version, clock. Big-endian, so that of two tokens the greater one, as bytes, is the newer, as the
+protos promise. A later version may add the positions of shards."""
 
 _PAGE_VERSION: Final = 1
 _PAGE: Final = struct.Struct("<BQ8s")

@@ -546,6 +546,7 @@ class GetResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     UNSEARCHED_SHARDS_FIELD_NUMBER: _builtins.int
     SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    ORDINALS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Where to go on; empty if this was all. A page may end before `limit`, when
     the answer would exceed its bound of 64 MiB.
@@ -560,6 +561,13 @@ class GetResponse(_message.Message):
     def unsearched_shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnsearchedShard]:
         """Shards that are missing from the answer; only with allow_partial."""
 
+    @_builtins.property
+    def ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ordinal of each record: its place in the order of insertion, ties going
+        by ID. For clients that merge several answers, as for more IDs than one
+        request may hold.
+        """
+
     def __init__(
         self,
         *,
@@ -567,10 +575,11 @@ class GetResponse(_message.Message):
         next_page_token: _builtins.str = ...,
         unsearched_shards: _abc.Iterable[Global___UnsearchedShard] | None = ...,
         session_token: _builtins.bytes = ...,
+        ordinals: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records", "session_token", b"session_token", "unsearched_shards", b"unsearched_shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "ordinals", b"ordinals", "records", b"records", "session_token", b"session_token", "unsearched_shards", b"unsearched_shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,6 +36,10 @@ class RecordServiceStub(object):
     never applies it twice and is answered as the first time; without a write ID,
     after UNAVAILABLE or DEADLINE_EXCEEDED the outcome is unknown.
 
+    Session tokens: a client that keeps the newest, and sends it with every call,
+    reads what it wrote and writes in the order of its acknowledgements. Of two
+    tokens the greater one, compared as bytes, is the newer.
+
     Reads: complete or an error that names the shard which could not answer, unless
     allow_partial was set. Set a deadline on every call: the server uses its
     default (60 s) otherwise.
@@ -108,6 +112,10 @@ class RecordServiceServicer(object):
     Repeating a write with the same write ID and content, for at least 10 minutes,
     never applies it twice and is answered as the first time; without a write ID,
     after UNAVAILABLE or DEADLINE_EXCEEDED the outcome is unknown.
+
+    Session tokens: a client that keeps the newest, and sends it with every call,
+    reads what it wrote and writes in the order of its acknowledgements. Of two
+    tokens the greater one, compared as bytes, is the newer.
 
     Reads: complete or an error that names the shard which could not answer, unless
     allow_partial was set. Set a deadline on every call: the server uses its
@@ -252,6 +260,10 @@ class RecordService(object):
     Repeating a write with the same write ID and content, for at least 10 minutes,
     never applies it twice and is answered as the first time; without a write ID,
     after UNAVAILABLE or DEADLINE_EXCEEDED the outcome is unknown.
+
+    Session tokens: a client that keeps the newest, and sends it with every call,
+    reads what it wrote and writes in the order of its acknowledgements. Of two
+    tokens the greater one, compared as bytes, is the newer.
 
     Reads: complete or an error that names the shard which could not answer, unless
     allow_partial was set. Set a deadline on every call: the server uses its

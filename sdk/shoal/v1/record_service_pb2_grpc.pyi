@@ -37,6 +37,10 @@ class RecordServiceStub:
     never applies it twice and is answered as the first time; without a write ID,
     after UNAVAILABLE or DEADLINE_EXCEEDED the outcome is unknown.
 
+    Session tokens: a client that keeps the newest, and sends it with every call,
+    reads what it wrote and writes in the order of its acknowledgements. Of two
+    tokens the greater one, compared as bytes, is the newer.
+
     Reads: complete or an error that names the shard which could not answer, unless
     allow_partial was set. Set a deadline on every call: the server uses its
     default (60 s) otherwise.
@@ -89,6 +93,10 @@ class RecordServiceAsyncStub(RecordServiceStub):
     never applies it twice and is answered as the first time; without a write ID,
     after UNAVAILABLE or DEADLINE_EXCEEDED the outcome is unknown.
 
+    Session tokens: a client that keeps the newest, and sends it with every call,
+    reads what it wrote and writes in the order of its acknowledgements. Of two
+    tokens the greater one, compared as bytes, is the newer.
+
     Reads: complete or an error that names the shard which could not answer, unless
     allow_partial was set. Set a deadline on every call: the server uses its
     default (60 s) otherwise.
@@ -136,6 +144,10 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
     Repeating a write with the same write ID and content, for at least 10 minutes,
     never applies it twice and is answered as the first time; without a write ID,
     after UNAVAILABLE or DEADLINE_EXCEEDED the outcome is unknown.
+
+    Session tokens: a client that keeps the newest, and sends it with every call,
+    reads what it wrote and writes in the order of its acknowledgements. Of two
+    tokens the greater one, compared as bytes, is the newer.
 
     Reads: complete or an error that names the shard which could not answer, unless
     allow_partial was set. Set a deadline on every call: the server uses its

@@ -247,6 +247,7 @@ class GetResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     UNSEARCHED_SHARDS_FIELD_NUMBER: _builtins.int
     SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    ORDINALS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """As there."""
     session_token: _builtins.bytes
@@ -259,6 +260,10 @@ class GetResponse(_message.Message):
     def unsearched_shards(self) -> _containers.RepeatedCompositeFieldContainer[_record_service_pb2.UnsearchedShard]:
         """As there."""
 
+    @_builtins.property
+    def ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As there."""
+
     def __init__(
         self,
         *,
@@ -266,10 +271,11 @@ class GetResponse(_message.Message):
         next_page_token: _builtins.str = ...,
         unsearched_shards: _abc.Iterable[_record_service_pb2.UnsearchedShard] | None = ...,
         session_token: _builtins.bytes = ...,
+        ordinals: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records", "session_token", b"session_token", "unsearched_shards", b"unsearched_shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "ordinals", b"ordinals", "records", b"records", "session_token", b"session_token", "unsearched_shards", b"unsearched_shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
