@@ -7,6 +7,7 @@ or a Python float for a number.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from shoal.v1 import value_pb2
 from shoal.wire.vectors import vectors_of
 from shoal_gateway.merge import Picks
 
-__all__ = ["gather", "record_bytes", "take"]
+__all__ = ["concatenated", "gather", "record_bytes", "take"]
 
 
 def gather(
@@ -35,6 +36,16 @@ def gather(
     if any(source.HasField("uris") for source in sources):
         gathered.uris.CopyFrom(_gather_strings([s.uris for s in sources], places))
     return gathered
+
+
+def concatenated(
+    parts: Sequence[worker_service_pb2.RecordColumns],
+) -> worker_service_pb2.RecordColumns:
+    """Put records of one answer one after another; all parts have the same columns."""
+    lengths = [len(part.ids) for part in parts]
+    sources = np.repeat(np.arange(len(parts), dtype=np.intp), lengths)
+    items = np.concatenate([np.arange(length, dtype=np.intp) for length in lengths])
+    return gather(parts, Picks(sources, items, np.array([len(items)], np.int64)))
 
 
 def _gather_vectors(blocks: Sequence[value_pb2.VectorBlock], picks: Picks) -> value_pb2.VectorBlock:
@@ -79,7 +90,7 @@ def take(
     return taken
 
 
-_OVERHEAD_BYTES = 32
+_OVERHEAD_BYTES: Final = 32
 """Above what the lengths and tags of a record's fields take in a message."""
 
 
@@ -89,7 +100,9 @@ def record_bytes(columns: worker_service_pb2.RecordColumns) -> list[int]:
         _OVERHEAD_BYTES + 4 * columns.vectors.dimension + len(record_id.encode())
         for record_id in columns.ids
     ]
-    for column in (columns.metadatas, columns.documents.values, columns.uris.values):
-        for position, value in enumerate(column):
-            sizes[position] += len(value.encode()) if isinstance(value, str) else len(value)
+    for position, metadata in enumerate(columns.metadatas):
+        sizes[position] += len(metadata)
+    for column in (columns.documents, columns.uris):
+        for position, text in enumerate(column.values):
+            sizes[position] += len(text.encode())
     return sizes

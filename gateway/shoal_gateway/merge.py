@@ -42,13 +42,12 @@ class Run:
 
     Attributes:
         ordinals: Ascending, shape ``(records,)``.
-        ids: One for each record; None where only ordinals were asked for, and then the order of
-            equal ordinals is that of the shards.
+        ids: One for each record.
         more: Whether the shard has more records after the last one here.
     """
 
     ordinals: npt.NDArray[np.uint64]
-    ids: Sequence[str] | None
+    ids: Sequence[str]
     more: bool
 
 
@@ -65,6 +64,14 @@ class Picks:
     sources: npt.NDArray[np.intp]
     items: npt.NDArray[np.intp]
     counts: npt.NDArray[np.int64]
+
+    def after(self, passed: int) -> Picks:
+        """Leave out the first items, of a merge of runs."""
+        return Picks(self.sources[passed:], self.items[passed:], self.counts - passed)
+
+    def first(self, kept: int) -> Picks:
+        """Leave out all but the first items, of a merge of runs."""
+        return Picks(self.sources[:kept], self.items[:kept], np.minimum(self.counts, kept))
 
 
 def merge_matches(answers: Sequence[Matches], limit: int) -> Picks:
@@ -103,9 +110,8 @@ def merge_runs(runs: Sequence[Run], limit: int) -> Picks:
     ordinals = np.concatenate([run.ordinals for run in runs])
 
     order = np.argsort(ordinals, kind="stable")
-    ids = [run.ids for run in runs if run.ids is not None]
-    if len(ids) == len(runs):
-        _order_ties_by_id(order, _equal_neighbours(ordinals, order), sources, items, ids)
+    tied = _equal_neighbours(ordinals, order)
+    _order_ties_by_id(order, tied, sources, items, [run.ids for run in runs])
 
     for source, run in enumerate(runs):
         if run.more:

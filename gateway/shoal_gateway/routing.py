@@ -16,7 +16,7 @@ from shoal.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
-from shoal.internal.v1 import catalog_service_pb2
+from shoal.internal.v1 import catalog_pb2, catalog_service_pb2
 from shoal.server.rpc import CallContext, call
 from shoal.v1 import collection_pb2
 from shoal.wire.validation import check_name, invalid, shown
@@ -123,6 +123,10 @@ class Router:
         known = collection_pb2.CollectionReference(id=route.collection_id)
         missing = _not_found(f"collection {shown(route.name)} does not exist any more", route.name)
         return await self._ask(known, missing, context)
+
+    def learn(self, entry: catalog_pb2.CollectionEntry) -> CollectionRoute:
+        """Take in what the coordinator has answered about a collection, ahead of the table."""
+        return self._table.learn(entry)
 
     async def _ask(
         self,

@@ -64,10 +64,10 @@ def matches(queries: Sequence[Sequence[Item]]) -> Matches:
     )
 
 
-def run(items: Sequence[Item], *, more: bool, ids: bool = True) -> Run:
+def run(items: Sequence[Item], *, more: bool) -> Run:
     return Run(
         np.array([item.ordinal for item in items], np.uint64),
-        [item.id for item in items] if ids else None,
+        [item.id for item in items],
         more,
     )
 
@@ -117,11 +117,3 @@ def test_a_run_of_nothing_that_has_more_holds_everything_back() -> None:
     picks = merge_runs([run([], more=True), run([Item("a", 1, 0.0)], more=False)], 10)
 
     assert len(picks.items) == 0
-
-
-def test_runs_without_ids_are_merged_by_ordinal() -> None:
-    first, second = [Item("b", 1, 0.0), Item("c", 3, 0.0)], [Item("a", 1, 0.0), Item("d", 2, 0.0)]
-
-    picks = merge_runs([run(first, more=False, ids=False), run(second, more=False, ids=False)], 3)
-
-    assert [item.ordinal for item in picked(picks, [first, second])] == [1, 1, 2]
