@@ -1,0 +1,223 @@
+"""The coordinator as one object, for its own process and for roles that share one.
+
+Start: open the catalog · raise the table's version above every one that can have been published ·
+undo the creations that a crash interrupted · serve. All that in one transaction after the opening.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from shoal.errors import ShoalError
+from shoal.internal.v1.catalog_pb2 import (
+    COLLECTION_STATE_CREATING,
+    ShardDeletion,
+    WorkerEntry,
+)
+from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceStub
+from shoal.server.crash import crash_point
+from shoal.server.rpc import channel
+from shoal.server.transport import AddressedChannel
+from shoal_coordinator.catalog import Catalog
+from shoal_coordinator.changes import Changes
+from shoal_coordinator.delivery import Delivery, WorkerStub
+from shoal_coordinator.lifecycle import Lifecycle
+from shoal_coordinator.membership import HEARTBEAT_S, LEASE_S, Membership
+from shoal_coordinator.namespaces import Namespaces
+from shoal_coordinator.service import CatalogService, MembershipService, RoutingService
+from shoal_coordinator.state import CatalogState, Change, deletions_of
+from shoal_coordinator.table import RoutingTable
+
+if TYPE_CHECKING:
+    from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceAsyncStub
+
+_log = structlog.get_logger(__name__)
+
+_LEASE_CHECKS: Final = 10
+"""In the time of a lease: it expires at most a tenth late."""
+
+
+class Coordinator:
+    """All of the coordinator but its sockets.
+
+    After `start`, the three service objects answer calls; `close` lets go of the directory.
+
+    Args:
+        data_dir: Holds the catalog; made if it is not there.
+        expected_workers: So many must register before the cluster is ready.
+        allow_reset: Whether everything may be deleted by one call.
+        recover: Rebuild the catalog, or complete it, from the copies in the workers' directories.
+        worker_stub: Gives the stub for a worker's address; None: by gRPC.
+        clock: Monotonic, seconds; for leases.
+        now: Seconds since 1970.
+        cores: Default of a collection's `num_threads`; None: those of this machine.
+        crash_point: Called between the steps of a change; for tests.
+    """
+
+    catalog_service: CatalogService
+    routing_service: RoutingService
+    membership_service: MembershipService
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        expected_workers: int = 1,
+        allow_reset: bool = False,
+        recover: bool = False,
+        worker_stub: WorkerStub | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        cores: int | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+        lease_s: float = LEASE_S,
+        crash_point: Callable[[str], None] = crash_point,
+    ) -> None:
+        self._data_dir = data_dir
+        self._expected_workers = expected_workers
+        self._allow_reset = allow_reset
+        self._recover = recover
+        self._remote = _RemoteWorkers()
+        self._worker_stub = worker_stub or self._remote
+        self._clock = clock
+        self._now = now
+        self._cores = cores or len(os.sched_getaffinity(0))
+        self._heartbeat_s = heartbeat_s
+        self._lease_s = lease_s
+        self._crash_point = crash_point
+
+    async def start(self) -> None:
+        """Open the catalog, clear up after a crash, and begin to serve.
+
+        Raises:
+            DataDirectoryLockedError, FailedPreconditionError, DataLossError: The catalog cannot be
+                opened; see `Catalog`.
+        """
+        catalog = await asyncio.to_thread(Catalog, self._data_dir, recover=self._recover)
+        try:
+            state = await asyncio.to_thread(catalog.load)
+            self.table = RoutingTable(state, expected_workers=self._expected_workers)
+            self._changes = Changes(catalog, self.table)
+        except BaseException:
+            catalog.close()
+            raise
+        self.membership = Membership(
+            self._changes,
+            self.table,
+            self._worker_stub,
+            clock=self._clock,
+            expected_workers=self._expected_workers,
+            recover=self._recover,
+            joined=self._worker_joined,
+            heartbeat_s=self._heartbeat_s,
+            lease_s=self._lease_s,
+        )
+        try:
+            await self._changes.make(self._open)
+        except BaseException:
+            await self._changes.close()
+            raise
+        self._delivery = Delivery(
+            self._changes, self.table, self._worker_stub, self.membership.reachable
+        )
+        self._lifecycle = Lifecycle(
+            self._changes,
+            self.table,
+            self.membership,
+            self._delivery,
+            self._worker_stub,
+            now=self._now,
+            cores=self._cores,
+            crash_point=self._crash_point,
+        )
+        namespaces = Namespaces(
+            self._changes, self.table, self._lifecycle, allow_reset=self._allow_reset
+        )
+        self.catalog_service = CatalogService(self._lifecycle, namespaces)
+        self.routing_service = RoutingService(self._changes, self.table)
+        self.membership_service = MembershipService(self.membership)
+        self._leases = asyncio.create_task(self._watch_leases(), name="leases of workers")
+        _log.info(
+            "coordinator_started",
+            cluster_id=self.table.state.cluster_id,
+            table_version=self.table.state.version,
+            collections=len(self.table.state.collections),
+        )
+
+    async def close(self) -> None:
+        """Stop, and let go of the directory. What is under way is found at the next start."""
+        self._leases.cancel()
+        await asyncio.wait([self._leases])
+        self.table.close()
+        await self._lifecycle.close()
+        await self._delivery.close()
+        await self._changes.close()
+        await self._remote.close()
+
+    def _open(self, state: CatalogState) -> tuple[Change, tuple[ShardDeletion, ...]]:
+        interrupted = [
+            entry
+            for entry in state.collections.values()
+            if entry.state == COLLECTION_STATE_CREATING
+        ]
+        for entry in interrupted:
+            _log.warning("interrupted_creation_undone", collection_id=entry.collection.id)
+        deletions = deletions_of(interrupted)
+        change = Change(
+            removed_collections=tuple(entry.collection.id for entry in interrupted),
+            deletions=deletions,
+            # Not known to be dead: nothing is to change for gateways because we were restarted.
+            workers=tuple(
+                WorkerEntry(worker_id=w.worker_id, address=w.address, live=bool(w.address))
+                for w in state.workers.values()
+            ),
+            ready=self._expected_workers == 0,
+            version_above=int(self._now() * 1000),
+        )
+        return change, deletions
+
+    def _worker_joined(self, worker_id: str, stale_copies: Sequence[str]) -> None:
+        self._delivery.update(worker_id, stale_copies)
+
+    async def _watch_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / _LEASE_CHECKS)
+            try:
+                await self.membership.expire_leases()
+            except ShoalError as error:
+                # The catalog said so in the log; the next round tries again.
+                _log.warning("leases_not_recorded", error=error.message)
+            await self._remote.keep(w.address for w in self.table.state.workers.values())
+
+
+class _RemoteWorkers:
+    """Stubs of workers in other processes, one channel for each address."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, AddressedChannel] = {}
+        self._stubs: dict[str, ShardControlServiceAsyncStub] = {}
+
+    def __call__(self, address: str) -> ShardControlServiceAsyncStub:
+        stub = self._stubs.get(address)
+        if stub is None:
+            opened = self._channels[address] = channel(address)
+            stub = self._stubs[address] = ShardControlServiceStub(opened)
+        return stub
+
+    async def keep(self, addresses: Iterable[str]) -> None:
+        """Close the channels to all other addresses, which no worker has any more."""
+        for address in set(self._channels) - set(addresses):
+            del self._stubs[address]
+            # A call under way is one to a worker that has moved: it may end by itself.
+            await self._channels.pop(address).close(grace=None)
+
+    async def close(self) -> None:
+        """Close all channels."""
+        await self.keep(())

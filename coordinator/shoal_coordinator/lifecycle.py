@@ -1,0 +1,507 @@
+"""Collections: created, changed, deleted, with their shards on the workers.
+
+A creation is *reserved* in the catalog before any worker hears of it: name, UUID, shards and their
+workers, in the state CREATING, which no gateway sees. Then the workers make the shards, and one
+more transaction makes the collection ACTIVE and visible. A crash in between is found at the next
+start by that state, and a failure is known at once: either way the reservation turns into recorded
+deletions in one transaction, which frees the name and leaves no garbage on any worker.
+
+A deletion is one transaction, too: the entry goes, its name is free, and the deletion of each shard
+is on record until its holder has confirmed it.
+
+Who calls is answered when every gateway with a live watch has confirmed the change and every
+reachable worker concerned has done its part, or after `CONFIRM_S`. What was begun is finished
+whether or not the caller waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from shoal.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    OverloadedError,
+    QuotaExceededError,
+    ShoalError,
+    UnavailableError,
+)
+from shoal.internal.v1.catalog_pb2 import (
+    COLLECTION_STATE_ACTIVE,
+    COLLECTION_STATE_CREATING,
+    BucketRun,
+    CollectionEntry,
+    DatabaseEntry,
+    ShardDeletion,
+    ShardEntry,
+)
+from shoal.internal.v1.worker_service_pb2 import CreateShardRequest
+from shoal.server.rpc import call
+from shoal.v1.collection_pb2 import (
+    Collection,
+    CollectionConfiguration,
+    EmbeddingFunction,
+    HnswConfiguration,
+)
+from shoal.v1.value_pb2 import Metadata
+from shoal_coordinator import configuration
+from shoal_coordinator.assignment import bucket_runs, place
+from shoal_coordinator.changes import Changes
+from shoal_coordinator.delivery import Delivery, WorkerStub
+from shoal_coordinator.membership import Membership
+from shoal_coordinator.state import CatalogState, Change, deletions_of
+from shoal_coordinator.table import RoutingTable
+
+_log = structlog.get_logger(__name__)
+
+_Result = TypeVar("_Result")
+
+CONFIRM_S: Final = 2.0
+"""How long a change waits for the confirmations of gateways and workers before it is answered."""
+
+CREATE_SHARD_TIMEOUT_S: Final = 10.0
+"""Making an empty shard takes milliseconds; on a busy disk some syncs may take seconds."""
+
+CREATIONS_OF_SHARDS_AT_A_TIME: Final = 64
+"""Over all collections being created."""
+
+MAX_UNDER_WAY: Final = 4_096
+"""Changes of collections under way at a time; beyond, callers are turned away."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewCollection:
+    """What a caller wishes to create.
+
+    Attributes:
+        configuration: As given: what is not set takes its default.
+        get_or_create: Be content with an existing one that does not contradict.
+    """
+
+    tenant: str
+    database: str
+    name: str
+    configuration: CollectionConfiguration
+    metadata: Metadata
+    get_or_create: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionUpdate:
+    """What a caller wishes to change; None stays."""
+
+    new_name: str | None
+    new_metadata: Metadata | None
+    new_hnsw: HnswConfiguration | None
+    new_embedding_function: EmbeddingFunction | None
+
+
+class Lifecycle:
+    """Creates, changes and deletes collections.
+
+    Args:
+        now: Seconds since 1970.
+        cores: Default of `num_threads`.
+        crash_point: Called with a name between the steps; for tests.
+    """
+
+    def __init__(
+        self,
+        changes: Changes,
+        table: RoutingTable,
+        membership: Membership,
+        delivery: Delivery,
+        worker_stub: WorkerStub,
+        *,
+        now: Callable[[], float],
+        cores: int,
+        crash_point: Callable[[str], None],
+    ) -> None:
+        self._changes = changes
+        self._table = table
+        self._membership = membership
+        self._delivery = delivery
+        self._worker_stub = worker_stub
+        self._now = now
+        self._cores = cores
+        self._crash_point = crash_point
+        self._under_way: set[asyncio.Task[Any]] = set()
+        # Set when the creation of this collection has ended, one way or the other.
+        self._creation_ends: dict[str, asyncio.Event] = {}
+        self._shard_creations = asyncio.Semaphore(CREATIONS_OF_SHARDS_AT_A_TIME)
+
+    def get(self, collection_id: str) -> CollectionEntry:
+        """Find a collection by its ID. Raises CollectionNotFoundError."""
+        entry = self._table.state.active(collection_id)
+        if entry is None:
+            raise _not_found(collection_id)
+        return entry
+
+    def get_by_name(self, tenant: str, database: str, name: str) -> CollectionEntry:
+        """Find a collection by its name.
+
+        Raises:
+            TenantNotFoundError, DatabaseNotFoundError, CollectionNotFoundError: There is none.
+        """
+        state = self._table.state
+        database_id = state.database(tenant, database).database_id
+        entry = state.active(state.collection_ids.get((database_id, name), ""))
+        if entry is None:
+            raise CollectionNotFoundError(
+                f"there is no collection {name!r} in database {database!r} of tenant {tenant!r}",
+                metadata={"tenant": tenant, "database": database, "collection": name},
+            )
+        return entry
+
+    async def create(self, wanted: NewCollection) -> tuple[CollectionEntry, bool]:
+        """Create a collection with its shards, or find it.
+
+        Returns:
+            Its entry, and whether this call created it.
+
+        Raises:
+            CollectionExistsError: The name is taken.
+            InvalidArgumentError: The configuration is wrong, or contradicts the existing one.
+            TenantNotFoundError, DatabaseNotFoundError: Where it should be is not there.
+            UnavailableError: A worker did not make its shard; nothing was created.
+        """
+        resolved = configuration.resolve(wanted.configuration, cores=self._cores)
+        return await self._independently(self._create(wanted, resolved))
+
+    async def update(self, collection_id: str, update: CollectionUpdate) -> CollectionEntry:
+        """Rename a collection, replace its metadata, change settings.
+
+        Raises:
+            CollectionNotFoundError, CollectionExistsError, InvalidArgumentError: As it says.
+        """
+        return await self._independently(
+            self._change_entry(collection_id, lambda s, e: _updated(s, e, update))
+        )
+
+    async def fix_dimension(self, collection_id: str, dimension: int) -> CollectionEntry:
+        """Fix a collection's dimension if it has none, and give its entry as it is then.
+
+        Raises:
+            CollectionNotFoundError, InvalidArgumentError: As it says.
+        """
+        configuration.check_values(HnswConfiguration(dimension=dimension))
+        return await self._independently(
+            self._change_entry(
+                collection_id, lambda _, e: _with_dimension(e, dimension), copies_waited_for=False
+            )
+        )
+
+    async def delete(self, collection_id: str) -> None:
+        """Delete a collection with all its records. Raises CollectionNotFoundError."""
+
+        def decide(state: CatalogState) -> tuple[Change, tuple[ShardDeletion, ...]]:
+            entry = state.active(collection_id)
+            if entry is None:
+                raise _not_found(collection_id)
+            deletions = deletions_of([entry])
+            return Change(removed_collections=(collection_id,), deletions=deletions), deletions
+
+        await self._independently(self.remove(decide))
+
+    async def remove(
+        self,
+        decide: Callable[[CatalogState], tuple[Change | None, tuple[ShardDeletion, ...]]],
+    ) -> None:
+        """Make a change that deletes shards, and have them deleted."""
+        deletions, version = await self._changes.make(decide)
+        self._crash_point("deletion_recorded")
+        self._delivery.delete(deletions)
+        if deletions:
+            _log.info("collections_deleted", shards=len(deletions), table_version=version)
+        await self._settle(version, [(d.worker_id, d.shard_id) for d in deletions])
+
+    async def confirm(self, version: int) -> None:
+        """Wait until gateways have confirmed a change that concerns no worker."""
+        await self._settle(version, [])
+
+    async def close(self) -> None:
+        """Break off what is under way; the next start clears it up."""
+        for task in list(self._under_way):
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _create(
+        self, wanted: NewCollection, resolved: CollectionConfiguration
+    ) -> tuple[CollectionEntry, bool]:
+        while True:
+            (entry, is_ours), version = await self._changes.make(
+                lambda state: self._reserve(state, wanted, resolved)
+            )
+            if is_ours:
+                return await self._build(entry), True
+            if entry.state == COLLECTION_STATE_ACTIVE:
+                await self._settle(version, [])
+                return entry, False
+            # Another call creates it just now, and may fail.
+            await self._creation_ended(entry.collection.id)
+
+    async def _creation_ended(self, collection_id: str) -> None:
+        entry = self._table.state.collections.get(collection_id)
+        if entry is not None and entry.state == COLLECTION_STATE_CREATING:
+            await self._creation_ends.setdefault(collection_id, asyncio.Event()).wait()
+
+    def _reserve(
+        self, state: CatalogState, wanted: NewCollection, resolved: CollectionConfiguration
+    ) -> tuple[Change | None, tuple[CollectionEntry, bool]]:
+        database = state.database(wanted.tenant, wanted.database)
+        taken = state.collection_ids.get((database.database_id, wanted.name))
+        if taken is not None:
+            existing = state.collections[taken]
+            if existing.state == COLLECTION_STATE_ACTIVE:
+                if not wanted.get_or_create:
+                    raise _exists(database, wanted.name)
+                configuration.check_agreement(wanted.configuration, existing.collection)
+            return None, (existing, False)
+        workers = place(resolved.hnsw.shards, self._membership.candidates(state))
+        entry = _new_entry(state, database, wanted, resolved, workers, self._now())
+        return Change(collections=(entry,)), (entry, True)
+
+    async def _build(self, entry: CollectionEntry) -> CollectionEntry:
+        """Make the shards of a reserved collection, then make it visible; or undo it all."""
+        try:
+            self._crash_point("collection_reserved")
+            await self._create_shards(entry)
+            self._crash_point("shards_created")
+            active, version = await self._changes.make(
+                lambda state: _activate(state, entry.collection.id)
+            )
+        except Exception as error:
+            await self._undo(entry)
+            raise _as_refusal(entry, error) from error
+        finally:
+            ended = self._creation_ends.pop(entry.collection.id, None)
+            if ended is not None:
+                ended.set()
+        self._crash_point("collection_activated")
+        _log.info(
+            "collection_created",
+            collection_id=entry.collection.id,
+            shards=len(entry.shards),
+            table_version=version,
+        )
+        await self._settle(version, [])
+        return active
+
+    async def _create_shards(self, entry: CollectionEntry) -> None:
+        # The copy beside the shard is the entry as it will be published: it need not be replaced
+        # when the collection becomes active.
+        copy = CollectionEntry()
+        copy.CopyFrom(entry)
+        copy.state = COLLECTION_STATE_ACTIVE
+        results = await asyncio.gather(
+            *(self._create_shard(copy, shard) for shard in entry.shards), return_exceptions=True
+        )
+        for result in results:
+            if result is not None:
+                raise result
+
+    async def _create_shard(self, copy: CollectionEntry, shard: ShardEntry) -> None:
+        async with self._shard_creations:
+            address = self._membership.reachable(shard.worker_id)
+            if address is None:
+                raise UnavailableError(f"worker {shard.worker_id} was lost")
+            request = CreateShardRequest(
+                cluster_id=self._table.state.cluster_id,
+                worker_id=shard.worker_id,
+                shard_id=shard.shard_id,
+                entry=copy,
+            )
+            stub = self._worker_stub(address)
+            await call(stub.CreateShard, request, timeout_s=CREATE_SHARD_TIMEOUT_S)
+        self._crash_point("shard_created")
+
+    async def _undo(self, entry: CollectionEntry) -> None:
+        deletions, _ = await self._changes.make(lambda state: undo_creations(state, [entry]))
+        self._delivery.delete(deletions)
+        _log.warning("creation_undone", collection_id=entry.collection.id)
+
+    async def _change_entry(
+        self,
+        collection_id: str,
+        change: Callable[[CatalogState, CollectionEntry], CollectionEntry],
+        *,
+        copies_waited_for: bool = True,
+    ) -> CollectionEntry:
+        """Put another entry in the place of one, if `change` gives another."""
+
+        def decide(
+            state: CatalogState,
+        ) -> tuple[Change | None, tuple[CollectionEntry, CollectionEntry]]:
+            before = state.active(collection_id)
+            if before is None:
+                raise _not_found(collection_id)
+            after = change(state, before)
+            if after == before:
+                return None, (before, before)
+            after.table_version = state.next_version
+            return Change(collections=(after,)), (before, after)
+
+        (before, after), version = await self._changes.make(decide)
+        shards = [(shard.worker_id, shard.shard_id) for shard in after.shards]
+        if after is not before:
+            for worker_id, shard_id in shards:
+                self._delivery.update(worker_id, [shard_id])
+        await self._settle(version, shards if copies_waited_for else [])
+        return after
+
+    async def _settle(self, version: int, shards: Sequence[tuple[str, str]]) -> None:
+        await asyncio.gather(
+            self._table.wait_confirmed(version, CONFIRM_S),
+            self._delivery.wait(shards, CONFIRM_S),
+        )
+
+    async def _independently(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Do work that goes on when its caller is cancelled."""
+        if len(self._under_way) >= MAX_UNDER_WAY:
+            work.close()
+            raise OverloadedError(
+                f"{MAX_UNDER_WAY:,} changes of collections are under way already; repeat later",
+                metadata={"limit": "MAX_UNDER_WAY", "value": str(MAX_UNDER_WAY)},
+            )
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Its caller was told, if there still was one.
+            _log.debug("change_refused", error=str(error))
+
+
+def undo_creations(
+    state: CatalogState, entries: Sequence[CollectionEntry]
+) -> tuple[Change | None, tuple[ShardDeletion, ...]]:
+    """Turn reservations into recorded deletions: those of them that still are reservations."""
+    reserved = [
+        known
+        for known in (state.collections.get(entry.collection.id) for entry in entries)
+        if known is not None and known.state == COLLECTION_STATE_CREATING
+    ]
+    if not reserved:
+        return None, ()
+    deletions = deletions_of(reserved)
+    removed = tuple(entry.collection.id for entry in reserved)
+    return Change(removed_collections=removed, deletions=deletions), deletions
+
+
+def _new_entry(
+    state: CatalogState,
+    database: DatabaseEntry,
+    wanted: NewCollection,
+    resolved: CollectionConfiguration,
+    workers: Sequence[str],
+    now: float,
+) -> CollectionEntry:
+    collection = Collection(
+        id=str(uuid.uuid4()),
+        name=wanted.name,
+        tenant=database.tenant,
+        database=database.name,
+        dimension=resolved.hnsw.dimension,
+        configuration=resolved,
+        metadata=wanted.metadata,
+    )
+    collection.created_at.FromMicroseconds(int(now * 1e6))
+    runs = bucket_runs(len(workers))
+    return CollectionEntry(
+        collection=collection,
+        database_id=database.database_id,
+        creation_number=state.next_creation_number,
+        shards=[
+            ShardEntry(
+                shard_id=str(uuid.uuid4()),
+                worker_id=worker_id,
+                epoch=1,
+                buckets=[BucketRun(first=first, last=last)],
+            )
+            for worker_id, (first, last) in zip(workers, runs, strict=True)
+        ],
+        state=COLLECTION_STATE_CREATING,
+        table_version=state.next_version,
+    )
+
+
+def _activate(state: CatalogState, collection_id: str) -> tuple[Change, CollectionEntry]:
+    reserved = state.collections.get(collection_id)
+    if reserved is None:
+        raise CollectionNotFoundError(
+            "the database, or everything, was deleted while the collection was being created",
+            metadata={"collection_id": collection_id},
+        )
+    active = CollectionEntry()
+    active.CopyFrom(reserved)
+    active.state = COLLECTION_STATE_ACTIVE
+    active.table_version = state.next_version
+    return Change(collections=(active,)), active
+
+
+def _updated(
+    state: CatalogState, entry: CollectionEntry, update: CollectionUpdate
+) -> CollectionEntry:
+    updated = CollectionEntry()
+    updated.CopyFrom(entry)
+    collection = updated.collection
+    if update.new_name is not None:
+        owner = state.collection_ids.get((entry.database_id, update.new_name), collection.id)
+        if owner != collection.id:
+            raise _exists(state.databases[entry.database_id], update.new_name)
+        collection.name = update.new_name
+    if update.new_metadata is not None:
+        collection.metadata.CopyFrom(update.new_metadata)
+    if update.new_hnsw is not None:
+        hnsw = configuration.update_hnsw(collection.configuration.hnsw, update.new_hnsw)
+        collection.configuration.hnsw.CopyFrom(hnsw)
+    if update.new_embedding_function is not None:
+        configuration.check_function_update(entry.collection, update.new_embedding_function)
+        function = configuration.stored(update.new_embedding_function)
+        collection.configuration.embedding_function.CopyFrom(function)
+    return updated
+
+
+def _with_dimension(entry: CollectionEntry, dimension: int) -> CollectionEntry:
+    if entry.collection.dimension:
+        return entry
+    fixed = CollectionEntry()
+    fixed.CopyFrom(entry)
+    fixed.collection.dimension = dimension
+    fixed.collection.configuration.hnsw.dimension = dimension
+    return fixed
+
+
+def _not_found(collection_id: str) -> CollectionNotFoundError:
+    return CollectionNotFoundError(
+        f"there is no collection with ID {collection_id}; it was deleted, or never existed",
+        metadata={"collection_id": collection_id},
+    )
+
+
+def _exists(database: DatabaseEntry, name: str) -> CollectionExistsError:
+    return CollectionExistsError(
+        f"collection {name!r} exists already in database {database.name!r} of tenant"
+        f" {database.tenant!r}",
+        metadata={"tenant": database.tenant, "database": database.name, "collection": name},
+    )
+
+
+def _as_refusal(entry: CollectionEntry, error: Exception) -> Exception:
+    """What the caller of a creation is told about what a worker or the catalog said."""
+    keeps_its_class = OverloadedError | QuotaExceededError | CollectionNotFoundError
+    if not isinstance(error, ShoalError) or isinstance(error, keeps_its_class):
+        return error
+    return UnavailableError(
+        f"collection {entry.collection.name!r} was not created: {error.message}",
+        metadata=error.metadata,
+    )

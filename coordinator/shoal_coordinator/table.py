@@ -1,0 +1,286 @@
+"""The routing table: what gateways route by, in versions that they follow and confirm.
+
+A watch keeps no queue. It keeps the version that it has sent, and goes on from there through the
+history of changes, which all watches share; one that has fallen behind the history, or comes with a
+version that the history does not reach, gets the whole table again. So a slow gateway costs nothing
+but its own delay, whatever happens meanwhile.
+
+The version also orders this run of the coordinator after all former ones: when a catalog is opened
+its version is raised above the clock, in milliseconds since 1970 (see `Coordinator.start`). A
+catalog that was restored from a backup thereby never gives a version a second time, and a gateway's
+version names one content only.
+
+All methods belong to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from shoal.internal.v1.catalog_pb2 import (
+    COLLECTION_STATE_ACTIVE,
+    CollectionEntry,
+    DatabaseEntry,
+    TenantEntry,
+    WorkerEntry,
+)
+from shoal.internal.v1.routing_service_pb2 import WatchTableResponse
+from shoal_coordinator import metrics
+from shoal_coordinator.state import CatalogState, Change
+
+MAX_PAGE_BYTES: Final = 1 << 20
+"""Of entries in one message: some thousand collections, far below the message limit."""
+
+MAX_PAGE_ENTRIES: Final = 1_000
+"""In one message, so that encoding it does not hold up the event loop."""
+
+MAX_HISTORY_CHANGES: Final = 1_000
+"""Changes that a gateway can have missed and still get as deltas."""
+
+MAX_HISTORY_ENTRIES: Final = 20_000
+"""Entries in all these changes together: beyond, the whole table is not much larger."""
+
+_Item = CollectionEntry | DatabaseEntry | TenantEntry | WorkerEntry
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    version: int
+    change: Change
+    entry_count: int
+
+
+class Watch:
+    """One gateway that follows the table. Made by `RoutingTable.watch`.
+
+    Attributes:
+        gateway_id: UUID of the gateway's process.
+        confirmed: The version that it routes by.
+    """
+
+    def __init__(self, gateway_id: str, table: RoutingTable, version: int) -> None:
+        self.gateway_id = gateway_id
+        self.confirmed = version
+        self._table = table
+        self._sent = version
+        self._closed = False
+        self._news = asyncio.Event()
+        self._news.set()
+
+    def confirm(self, version: int) -> None:
+        """Note that the gateway routes by this version."""
+        self.confirmed = max(self.confirmed, version)
+        self._table.notify_confirmed()
+
+    def wake(self) -> None:
+        """Note that there is something to send."""
+        self._news.set()
+
+    def close(self) -> None:
+        """Let `updates` end."""
+        self._closed = True
+        self._news.set()
+
+    async def updates(self) -> AsyncIterator[WatchTableResponse]:
+        """Give what brings the gateway up to date, and then each change, until it is closed."""
+        while True:
+            await self._news.wait()
+            if self._closed:
+                return
+            self._news.clear()
+            missed = self._table.since(self._sent)
+            if missed is None:
+                metrics.SNAPSHOTS.inc()
+                version, pages = self._table.snapshot()
+                for page in pages:
+                    yield page
+                self._sent = version
+                # What was published while the pages went out.
+                self._news.set()
+                continue
+            for published in missed:
+                for page in self._table.delta(published):
+                    yield page
+                self._sent = published.version
+
+
+class RoutingTable:
+    """The published state, its recent history, and who follows it.
+
+    Args:
+        state: What the catalog holds; belongs to the table from now on.
+        expected_workers: Told to gateways.
+    """
+
+    def __init__(self, state: CatalogState, *, expected_workers: int) -> None:
+        self.state = state
+        self.expected_workers = expected_workers
+        self._history: deque[_Published] = deque()
+        self._history_entries = 0
+        # The version before the oldest change of the history.
+        self._history_base = state.version
+        self._watches: set[Watch] = set()
+        self._confirmed = asyncio.Event()
+
+    def publish(self, change: Change) -> None:
+        """Make a committed change hold, and tell it to all watches."""
+        self.state.apply(change)
+        if not change.published:
+            return
+        count = (
+            len(change.collections) + len(change.removed_collections)
+            + len(change.databases) + len(change.removed_databases)
+            + len(change.tenants) + len(change.removed_tenants)
+            + len(change.workers) + len(change.removed_workers)
+        )  # fmt: skip
+        self._history.append(_Published(self.state.version, change, count))
+        self._history_entries += count
+        while (
+            len(self._history) > MAX_HISTORY_CHANGES or self._history_entries > MAX_HISTORY_ENTRIES
+        ):
+            oldest = self._history.popleft()
+            self._history_entries -= oldest.entry_count
+            self._history_base = oldest.version
+        self._wake_all()
+
+    def replace(self, state: CatalogState) -> None:
+        """Hold another state, of a higher version, to which no change leads; all get it whole."""
+        self.state = state
+        self._history.clear()
+        self._history_entries = 0
+        self._history_base = state.version
+        self._wake_all()
+
+    def watch(self, gateway_id: str, version: int) -> Watch:
+        """Begin to tell a gateway, which routes by `version` (0: by nothing), what changes."""
+        watch = Watch(gateway_id, self, version)
+        self._watches.add(watch)
+        metrics.WATCHES.set(len(self._watches))
+        return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        """Forget a gateway, whose confirmation nobody waits for any more."""
+        self._watches.discard(watch)
+        metrics.WATCHES.set(len(self._watches))
+        self.notify_confirmed()
+
+    def close(self) -> None:
+        """Let all watches end."""
+        for watch in self._watches:
+            watch.close()
+
+    async def wait_confirmed(self, version: int, timeout_s: float) -> bool:
+        """Wait until every watch has confirmed `version`.
+
+        Returns:
+            Whether all have; False if the time ran out.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while any(watch.confirmed < version for watch in self._watches):
+                    await self._confirmed.wait()
+        except TimeoutError:
+            metrics.UNCONFIRMED_VERSIONS.inc()
+            return False
+        return True
+
+    def notify_confirmed(self) -> None:
+        """Wake who waits for confirmations."""
+        self._confirmed.set()
+        self._confirmed = asyncio.Event()
+
+    def since(self, version: int) -> list[_Published] | None:
+        """Give the changes after `version`; None if the history does not reach that far."""
+        if not self._history_base <= version <= self.state.version:
+            return None
+        missed: list[_Published] = []
+        for published in reversed(self._history):
+            if published.version <= version:
+                break
+            missed.append(published)
+        missed.reverse()
+        return missed
+
+    def snapshot(self) -> tuple[int, Iterator[WatchTableResponse]]:
+        """Give the version and the pages of the whole table as it is now.
+
+        The pages are encoded as they are taken; what is published meanwhile does not show in them.
+        """
+        state = self.state
+        items: list[_Item] = [
+            *state.tenants.values(),
+            *state.databases.values(),
+            *state.workers.values(),
+            *(e for e in state.collections.values() if e.state == COLLECTION_STATE_ACTIVE),
+        ]
+        return state.version, self._pages(state.version, items, Change(), snapshot=True)
+
+    def delta(self, published: _Published) -> Iterator[WatchTableResponse]:
+        """Give the pages of one change."""
+        change = published.change
+        items: list[_Item] = [
+            *change.tenants,
+            *change.databases,
+            *change.workers,
+            *(e for e in change.collections if e.state == COLLECTION_STATE_ACTIVE),
+        ]
+        return self._pages(published.version, items, change, snapshot=False)
+
+    def _pages(
+        self, version: int, items: list[_Item], removed: Change, *, snapshot: bool
+    ) -> Iterator[WatchTableResponse]:
+        # Everything but entries is the same for the whole table, and read when the pages begin.
+        cluster_id, ready = self.state.cluster_id, self.state.ready
+
+        def page(*, first: bool) -> WatchTableResponse:
+            return WatchTableResponse(
+                version=version,
+                snapshot_start=snapshot and first,
+                more=True,
+                cluster_id=cluster_id,
+                expected_workers=self.expected_workers,
+                ready=ready,
+            )
+
+        current = page(first=True)
+        # Removals lead, so that a name which passes on within a change is free when it is taken.
+        current.removed_collection_ids.extend(removed.removed_collections)
+        current.removed_database_ids.extend(removed.removed_databases)
+        current.removed_tenants.extend(removed.removed_tenants)
+        current.removed_worker_ids.extend(removed.removed_workers)
+        count = size = 0
+        for item in items:
+            if count >= MAX_PAGE_ENTRIES or (count and size + item.ByteSize() > MAX_PAGE_BYTES):
+                yield current
+                current = page(first=False)
+                count = size = 0
+            _add(current, item)
+            count += 1
+            size += item.ByteSize()
+        current.more = False
+        yield current
+
+    def _wake_all(self) -> None:
+        for watch in self._watches:
+            watch.wake()
+        metrics.TABLE_VERSION.set(self.state.version)
+        metrics.COLLECTIONS.set(len(self.state.collections))
+        metrics.SHARDS.set(len(self.state.collection_of_shard))
+        live = sum(worker.live for worker in self.state.workers.values())
+        metrics.WORKERS.labels("yes").set(live)
+        metrics.WORKERS.labels("no").set(len(self.state.workers) - live)
+
+
+def _add(page: WatchTableResponse, item: _Item) -> None:
+    if isinstance(item, CollectionEntry):
+        page.collections.append(item)
+    elif isinstance(item, WorkerEntry):
+        page.workers.append(item)
+    elif isinstance(item, DatabaseEntry):
+        page.databases.append(item)
+    else:
+        page.tenants.append(item)
