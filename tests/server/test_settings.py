@@ -19,6 +19,7 @@ class Settings(RoleSettings):
     ratio: float = setting(0.5, help="A ratio.", minimum=0, maximum=1)
     shape: Literal["round", "flat"] = setting("round", help="A shape.")
     peer: str | None = setting(None, help="A peer.")
+    set: tuple[str, ...] = setting((), help="Texts.")
 
 
 def _load(
@@ -69,6 +70,17 @@ def test_a_switch_by_flag() -> None:
     assert (
         _load("--data-dir", "d", "--no-allow-reset", environment=environment).allow_reset is False
     )
+
+
+def test_several_texts(tmp_path: Path) -> None:
+    assert _load("--data-dir", "d").set == ()
+    assert _load("--data-dir", "d", "--set", "a=1", "--set", "b=x y").set == ("a=1", "b=x y")
+    assert _load("--data-dir", "d", environment={"SHOAL_SET": "a=1 b=2"}).set == ("a=1", "b=2")
+    file = tmp_path / "shoal.toml"
+    file.write_text("[worker]\ndata_dir = 'd'\nset = ['a', 'b']\n")
+    assert _load("--config", str(file)).set == ("a", "b")
+    file.write_text("[worker]\ndata_dir = 'd'\nset = ['a', 1]\n")
+    assert "texts would be right" in _refusal("--config", str(file))
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

@@ -75,6 +75,7 @@ class RoleProcess:
         self._http = HttpPort(lambda: self.health.is_serving)
         self._stop = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
+        self._when_stopping: list[Callable[[], None]] = []
         self.port = 0
         self.health_port = 0
         self.metrics_port = 0
@@ -130,6 +131,10 @@ class RoleProcess:
         if self._starting is not None:
             self._starting.cancel()
 
+    def on_stop(self, end: Callable[[], None]) -> None:
+        """Have streams ended when the stop begins, which would else last until the grace is over."""
+        self._when_stopping.append(end)
+
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
         """Let `stop` break off what is done within."""
@@ -159,6 +164,8 @@ class RoleProcess:
         await self._stop.wait()
         _log.info("stop_began")
         await self.set_serving(False)
+        for end in self._when_stopping:
+            end()
         await self._server.stop(self._settings.stop_grace_s)
 
     async def close(self) -> None:

@@ -45,8 +45,8 @@ def setting(
 ) -> Any:
     """Declare a setting, as a field of a dataclass.
 
-    The field's type may be str, int, float, bool, Path, a Literal of strings, or one of these or
-    None.
+    The field's type may be str, int, float, bool, Path, a Literal of strings, one of these or None,
+    or a tuple of str: a flag given several times, a list in the file, words in the environment.
 
     Args:
         default: Without one the setting must be given.
@@ -254,6 +254,8 @@ def _kind(hint: Any, facts: Mapping[str, Any]) -> _Kind:
         )
     if hint is Path:
         return _Kind("a path", Path, lambda v: isinstance(v, str | Path) and v != "", optional)
+    if hint == tuple[str, ...]:
+        return _Kind("texts", lambda text: tuple(text.split()), _is_texts, optional)
     if hint is str:
         return _Kind("a text", str, lambda v: isinstance(v, str), optional)
     raise TypeError(f"a setting cannot be of type {hint!r}")
@@ -273,7 +275,7 @@ def _checked(given: _Given, kind: _Kind, facts: Mapping[str, Any]) -> Any:
         raise ValueError(kind.wish)
     if kind.parse in (Path, float):
         return kind.parse(value)
-    return value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _parse_bool(text: str) -> bool:
@@ -282,6 +284,10 @@ def _parse_bool(text: str) -> bool:
     if text.lower() in _FALSE:
         return False
     raise ValueError(text)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(v, str) for v in value)
 
 
 def _within(value: float, facts: Mapping[str, Any]) -> bool:
@@ -334,7 +340,7 @@ def _parser(
             _flag(field.name),
             dest=field.name,
             # Unparsed: what is wrong with it is said together with all else.
-            action=argparse.BooleanOptionalAction if kind.parse is _parse_bool else "store",
+            action=_action(kind),
             default=None,
             metavar=None if kind.parse is _parse_bool else _metavar(kind),
             help=f"{field.metadata['help']} [{_variable(field.name)}; {kind.wish}; {default}]",
@@ -342,13 +348,19 @@ def _parser(
     return parser
 
 
+def _action(kind: _Kind) -> Any:
+    if kind.parse is _parse_bool:
+        return argparse.BooleanOptionalAction
+    return "append" if kind.accepts is _is_texts else "store"
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value is None else str(value)
+    return "none" if value in (None, ()) else str(value)
 
 
 def _metavar(kind: _Kind) -> str:
-    return {"a path": "PATH", "a text": "TEXT"}.get(
+    return {"a path": "PATH", "a text": "TEXT", "texts": "TEXT"}.get(
         kind.wish, "CHOICE" if kind.wish.startswith("one of") else "NUMBER"
     )
