@@ -132,7 +132,7 @@ class RoleProcess:
             self._starting.cancel()
 
     def on_stop(self, end: Callable[[], None]) -> None:
-        """Have streams ended when the stop begins, which would else last until the grace is over."""
+        """Have streams ended when the stop begins; else they last until the grace is over."""
         self._when_stopping.append(end)
 
     @contextlib.contextmanager
