@@ -151,6 +151,10 @@ class Coordinator:
             collections=len(self.table.state.collections),
         )
 
+    def end_watches(self) -> None:
+        """Let gateways go, which will come again; for an orderly stop."""
+        self.table.close()
+
     async def close(self) -> None:
         """Stop, and let go of the directory. What is under way is found at the next start."""
         self._leases.cancel()

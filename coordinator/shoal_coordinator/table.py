@@ -86,7 +86,12 @@ class Watch:
         self._news.set()
 
     async def updates(self) -> AsyncIterator[WatchTableResponse]:
-        """Give what brings the gateway up to date, and then each change, until it is closed."""
+        """Give what brings the gateway up to date, and then each change, until it is closed.
+
+        The first page comes at once, also if nothing was missed: it shows that the watch stands.
+        """
+        if self._table.since(self._sent) == []:
+            yield self._table.nothing()
         while True:
             await self._news.wait()
             if self._closed:
@@ -229,6 +234,10 @@ class RoutingTable:
             *(e for e in change.collections if e.state == COLLECTION_STATE_ACTIVE),
         ]
         return self._pages(published.version, items, change, snapshot=False)
+
+    def nothing(self) -> WatchTableResponse:
+        """Give a page that changes nothing."""
+        return next(self._pages(self.state.version, [], Change(), snapshot=False))
 
     def _pages(
         self, version: int, items: list[_Item], removed: Change, *, snapshot: bool
