@@ -4,6 +4,7 @@ Importing this package imports none of the libraries behind them: each function 
 when its first text comes.
 """
 
+from shoal.embedding_functions.default import DefaultEmbeddingFunction
 from shoal.embedding_functions.litellm import LiteLLMEmbeddingFunction
 from shoal.embedding_functions.openai import OpenAIEmbeddingFunction
 from shoal.embedding_functions.plain import CallableEmbeddingFunction
@@ -16,6 +17,7 @@ from shoal.embedding_functions.sentence_transformers import SentenceTransformerE
 
 __all__ = [
     "CallableEmbeddingFunction",
+    "DefaultEmbeddingFunction",
     "EmbeddingFunction",
     "LiteLLMEmbeddingFunction",
     "OpenAIEmbeddingFunction",
