@@ -27,6 +27,7 @@ from shoal.errors import (
 from shoal.internal.v1 import worker_service_pb2
 from shoal.server.clock import HybridClock
 from shoal.server.rpc import CallContext, call
+from shoal_gateway.deadlines import within
 from shoal_gateway.failover import (
     PARTIAL_PATIENCE_S,
     PATIENCE_S,
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from shoal.internal.v1.worker_service_pb2_grpc import ShardDataServiceAsyncStub
 
 __all__ = ["FanOut", "ShardAnswers", "WriteFailure"]
-
-MARGIN_S: Final = 0.02
-"""What is kept of the caller's deadline, to put the answer together and send it."""
 
 PARTIAL_SHARE: Final = 0.7
 """Of the deadline, what a worker may take if the caller is content with the others' answers."""
@@ -157,7 +155,7 @@ class FanOut:
                 answer = await call(
                     self.stubs.data(worker).WriteShard,
                     request,
-                    timeout_s=_within(context.time_remaining()),
+                    timeout_s=within(context.time_remaining()),
                 )
             except StaleRouteError as error:
                 try:
@@ -327,14 +325,10 @@ class _Reading:
         self.failures[shard.shard_id] = error
 
     def _timeout(self) -> float:
-        left = _within(self._context.time_remaining())
+        left = within(self._context.time_remaining())
         if self._give_up_at is not None:
             left = min(left, self._give_up_at - time.monotonic())
         return left
-
-
-def _within(time_remaining_s: float) -> float:
-    return time_remaining_s - min(MARGIN_S, time_remaining_s / 10)
 
 
 def _by_worker(shards: Iterable[ShardRoute]) -> list[list[ShardRoute]]:

@@ -1,7 +1,7 @@
 """Reading records in order of insertion, page by page.
 
-Of one shard a page is one read. Of several, each is asked for its share and a little more, and where
-the merge ends before the page is full, for more after that. If one was written to in between, the
+Of one shard a page is one read. Of several, each is asked for its share and a little more, and if
+the merge ends before the page is full, for more. If one of them was written to in between, the
 page is read anew, in one go and with the whole limit from each: what a shard contributes to an
 answer is of one sequence.
 """
@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from shoal.errors import ShoalError
 from shoal.internal.v1 import worker_service_pb2
@@ -52,13 +53,20 @@ class Records:
 
     Attributes:
         columns: Its records, in order.
+        ordinals: Theirs, shape ``(records,)``.
         last: Where the next page goes on; None if this was all.
         failures: Shards that are missing, by UUID.
     """
 
     columns: worker_service_pb2.RecordColumns
+    ordinals: npt.NDArray[np.uint64]
     last: Page | None
     failures: dict[str, ShoalError]
+
+    @classmethod
+    def none(cls, failures: dict[str, ShoalError]) -> Self:
+        """Give an empty page that is the last."""
+        return cls(worker_service_pb2.RecordColumns(), np.empty(0, np.uint64), None, failures)
 
 
 class Reader:
@@ -106,7 +114,7 @@ class Reader:
         maximum = self._limits.max_page_records
         limit = maximum if limit is None else min(limit, maximum)
         if limit == 0:
-            return Records(worker_service_pb2.RecordColumns(), None, {})
+            return Records.none({})
         reading = _PageReading(self, route, wanted, context, limit, include, allow_partial)
         if not offset or len(wanted.shards) == 1:
             return await reading.read(position_of(start), offset)
@@ -118,7 +126,7 @@ class Reader:
             )
             answered = [s for s in wanted.shards if s.shard_id not in place.failures]
             if place.is_end or not answered:
-                return Records(worker_service_pb2.RecordColumns(), None, place.failures)
+                return Records.none(place.failures)
             reading = _PageReading(
                 self,
                 route,
@@ -206,13 +214,11 @@ class _PageReading:
             self._wanted.shards, after, self._limit, self._reader.max_bytes, offset
         )
         if not answers:
-            return Records(worker_service_pb2.RecordColumns(), None, self._failures)
+            return Records.none(self._failures)
         ((_, answer),) = answers
-        last = None
-        if answer.more:
-            ordinal = int(np.frombuffer(answer.ordinals, "<u8")[-1])
-            last = Page(ordinal, answer.records.ids[-1])
-        return Records(answer.records, last, self._failures)
+        ordinals = np.frombuffer(answer.ordinals, "<u8")
+        last = Page(int(ordinals[-1]), answer.records.ids[-1]) if answer.more else None
+        return Records(answer.records, ordinals, last, self._failures)
 
     async def _read_several(
         self, after: worker_service_pb2.OrderPosition | None, skip: int, *, whole: bool
@@ -227,6 +233,7 @@ class _PageReading:
         self._failures.clear()
         self.sequences.clear()
         chunks: list[worker_service_pb2.RecordColumns] = []
+        ordinals: list[npt.NDArray[np.uint64]] = []
         asked: Sequence[ShardRoute] = self._wanted.shards
         left, budget, growth = self._limit + skip, self._reader.max_bytes, 1
         last: Page | None = None
@@ -237,7 +244,7 @@ class _PageReading:
             self._check_sequences(answers)
             runs = [_run(answer) for _, answer in answers]
             if not runs:
-                return self._finished(chunks, None)
+                return self._finished(chunks, ordinals, None)
             picks = merge_runs(runs, left)
             taken = np.bincount(picks.sources, minlength=len(runs)).tolist()
             asked = [
@@ -250,15 +257,16 @@ class _PageReading:
             chunk, kept = _fitting(columns, picks.after(passed), budget, at_least=not chunks)
             if len(chunk.ids):
                 chunks.append(chunk)
+                ordinals.append(_ordinals(runs, picks)[passed : passed + kept])
                 last = _place_of(runs, picks, passed + kept - 1)
             skip -= passed
             left -= passed + kept
             budget -= chunk.ByteSize()
             if not asked and passed + kept == len(picks.items):
-                return self._finished(chunks, None)
+                return self._finished(chunks, ordinals, None)
             is_cut = passed + kept < len(picks.items)
             if whole or is_cut or not left or not len(picks.items) or budget < _LEAST_SHARD_BYTES:
-                return self._finished(chunks, last)
+                return self._finished(chunks, ordinals, last)
             after = position_of(_place_of(runs, picks, len(picks.items) - 1))
             growth *= _GROWTH
 
@@ -270,12 +278,15 @@ class _PageReading:
                 raise _Changed
 
     def _finished(
-        self, chunks: Sequence[worker_service_pb2.RecordColumns], last: Page | None
+        self,
+        chunks: Sequence[worker_service_pb2.RecordColumns],
+        ordinals: Sequence[npt.NDArray[np.uint64]],
+        last: Page | None,
     ) -> Records:
         if not chunks:
-            return Records(worker_service_pb2.RecordColumns(), last, self._failures)
+            return Records.none(self._failures)
         columns = chunks[0] if len(chunks) == 1 else concatenated(chunks)
-        return Records(columns, last, self._failures)
+        return Records(columns, np.concatenate(ordinals), last, self._failures)
 
     async def _ask(
         self,
@@ -311,6 +322,11 @@ def _part(left: int, shard_count: int) -> int:
 
 def _run(answer: worker_service_pb2.ShardRecords) -> Run:
     return Run(np.frombuffer(answer.ordinals, "<u8"), list(answer.records.ids), answer.more)
+
+
+def _ordinals(runs: Sequence[Run], picks: Picks) -> npt.NDArray[np.uint64]:
+    starts = np.cumsum([0, *(len(run.ordinals) for run in runs[:-1])])
+    return np.concatenate([run.ordinals for run in runs])[starts[picks.sources] + picks.items]
 
 
 def _place_of(runs: Sequence[Run], picks: Picks, place: int) -> Page:

@@ -10,16 +10,12 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from shoal.errors import (
-    CollectionNotFoundError,
-    DeadlineExceededError,
-    InvalidArgumentError,
-    UnavailableError,
-)
+from shoal.errors import CollectionNotFoundError, InvalidArgumentError, UnavailableError
 from shoal.internal.v1 import catalog_pb2, catalog_service_pb2
-from shoal.server.rpc import CallContext, call
+from shoal.server.rpc import CallContext
 from shoal.v1 import collection_pb2
 from shoal.wire.validation import check_name, invalid, shown
+from shoal_gateway.coordinator import ASK_TIMEOUT_S, ask
 from shoal_gateway.table import CollectionRoute, RoutingTable
 
 if TYPE_CHECKING:
@@ -29,9 +25,6 @@ __all__ = ["DEFAULT_DATABASE", "DEFAULT_TENANT", "Router"]
 
 DEFAULT_TENANT: Final = "default_tenant"
 DEFAULT_DATABASE: Final = "default_database"
-
-ASK_TIMEOUT_S: Final = 5.0
-"""How long a question to the coordinator may take: it answers from memory, or it is in trouble."""
 
 
 class Router:
@@ -135,18 +128,18 @@ class Router:
         context: CallContext,
     ) -> CollectionRoute:
         request = catalog_service_pb2.GetCollectionRequest(collection=reference)
-        timeout_s = min(ASK_TIMEOUT_S, context.time_remaining())
         try:
-            answer = await call(self._catalog.GetCollection, request, timeout_s=timeout_s)
+            answer = await ask(
+                self._catalog.GetCollection, request, context, longest_s=ASK_TIMEOUT_S
+            )
         except CollectionNotFoundError:
             # The table may still hold what the coordinator has deleted.
             if reference.id:
                 self._table.forget(reference.id)
             raise missing from None
-        except (UnavailableError, DeadlineExceededError) as error:
+        except UnavailableError as error:
             raise UnavailableError(
-                f"{missing.message} as far as this gateway knows, and the coordinator cannot be "
-                f"asked: {error.message}",
+                f"{missing.message}, as far as this gateway knows, and {error.message}",
                 metadata=error.metadata,
             ) from None
         return self._table.learn(answer.entry)

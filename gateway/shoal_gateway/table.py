@@ -11,7 +11,7 @@ Belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -172,11 +172,17 @@ class RoutingTable:
         if collection_id in self._collections:
             self._deleted.add(collection_id)
 
-    async def wait_for_change(self, timeout_s: float) -> bool:
-        """Wait until a version is applied; False if none was in time."""
+    async def wait_until(self, holds: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait until something holds of the table; False if it did not in time.
+
+        Args:
+            holds: Asked after each version.
+            timeout_s: None: for ever.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
+                while not holds():
+                    await self._changed.wait()
         except TimeoutError:
             return False
         return True

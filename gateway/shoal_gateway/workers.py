@@ -25,10 +25,6 @@ ReleaseWorker: TypeAlias = Callable[[str, str], Awaitable[None]]
 """Closes what the stubs of a worker at an address have used."""
 
 
-async def _nothing_to_release(_worker_id: str, _address: str) -> None:
-    return
-
-
 class WorkerStubs:
     """Caches stubs.
 
@@ -39,7 +35,7 @@ class WorkerStubs:
     """
 
     def __init__(
-        self, data: DataStubs, control: ControlStubs, release: ReleaseWorker = _nothing_to_release
+        self, data: DataStubs, control: ControlStubs, release: ReleaseWorker | None = None
     ) -> None:
         self._make_data: Final = data
         self._make_control: Final = control
@@ -70,5 +66,6 @@ class WorkerStubs:
         for key in unused:
             self._data.pop(key, None)
             self._control.pop(key, None)
-        for key in unused:
-            await self._release(*key)
+        if self._release is not None:
+            for key in unused:
+                await self._release(*key)

@@ -16,7 +16,7 @@ import xxhash
 from shoal.errors import DimensionMismatchError, FieldViolation
 from shoal.internal.v1 import catalog_service_pb2, worker_service_pb2
 from shoal.server.clock import HybridClock
-from shoal.server.rpc import CallContext, call
+from shoal.server.rpc import CallContext
 from shoal.v1 import record_service_pb2, value_pb2
 from shoal.wire.limits import Limits
 from shoal.wire.validation import (
@@ -30,6 +30,7 @@ from shoal.wire.validation import (
 )
 from shoal.wire.vectors import decode_vectors
 from shoal_gateway.columns import take
+from shoal_gateway.coordinator import ask
 from shoal_gateway.fanout import FanOut, WriteFailure
 from shoal_gateway.filters import Filters, Wanted
 from shoal_gateway.outcomes import Part, Written, summed
@@ -337,13 +338,10 @@ class Writer:
         An update adds nothing, and so fixes nothing.
         """
         if not route.dimension and kind != _UPDATE:
-            answer = await call(
-                self._catalog.FixDimension,
-                catalog_service_pb2.FixDimensionRequest(
-                    collection_id=route.collection_id, dimension=dimension
-                ),
-                timeout_s=context.time_remaining(),
+            request = catalog_service_pb2.FixDimensionRequest(
+                collection_id=route.collection_id, dimension=dimension
             )
+            answer = await ask(self._catalog.FixDimension, request, context)
             route = self._router.learn(answer.entry)
         if route.dimension:
             check_dimension(route, dimension, "records.vectors.dimension")

@@ -1,0 +1,182 @@
+"""shoal.v1.RecordService: decode, call, encode."""
+
+from __future__ import annotations
+
+from shoal.internal.v1 import worker_service_pb2
+from shoal.server.clock import HybridClock
+from shoal.server.rpc import CallContext
+from shoal.v1 import record_service_pb2
+from shoal.wire.limits import Limits
+from shoal.wire.validation import check_record_ids, invalid
+from shoal_gateway import tokens
+from shoal_gateway.filters import Filters, Wanted
+from shoal_gateway.reads import Reader
+from shoal_gateway.routing import Router
+from shoal_gateway.search import Searcher, check_include, unsearched
+from shoal_gateway.selection import Selection
+from shoal_gateway.table import CollectionRoute
+from shoal_gateway.writes import Writer
+
+__all__ = ["RecordService"]
+
+
+class RecordService:
+    """Writes, reads and searches records.
+
+    Args:
+        router: Finds collections.
+        writer: Writes.
+        reader: Reads pages.
+        searcher: Searches.
+        selection: Counts.
+        clock: Merged with session tokens, and told in them.
+        limits: The bounds.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        writer: Writer,
+        reader: Reader,
+        searcher: Searcher,
+        selection: Selection,
+        clock: HybridClock,
+        limits: Limits,
+    ) -> None:
+        self._router = router
+        self._writer = writer
+        self._reader = reader
+        self._searcher = searcher
+        self._selection = selection
+        self._clock = clock
+        self._limits = limits
+
+    async def add(
+        self, request: record_service_pb2.AddRequest, context: CallContext
+    ) -> record_service_pb2.AddResponse:
+        self._continue_session(request.session_token)
+        written = await self._writer.put(worker_service_pb2.WRITE_KIND_ADD, request, context)
+        return record_service_pb2.AddResponse(
+            added=written.added, ignored=written.ignored, session_token=self._session_token()
+        )
+
+    async def upsert(
+        self, request: record_service_pb2.UpsertRequest, context: CallContext
+    ) -> record_service_pb2.UpsertResponse:
+        self._continue_session(request.session_token)
+        written = await self._writer.put(worker_service_pb2.WRITE_KIND_UPSERT, request, context)
+        return record_service_pb2.UpsertResponse(
+            added=written.added, updated=written.updated, session_token=self._session_token()
+        )
+
+    async def update(
+        self, request: record_service_pb2.UpdateRequest, context: CallContext
+    ) -> record_service_pb2.UpdateResponse:
+        self._continue_session(request.session_token)
+        written = await self._writer.put(worker_service_pb2.WRITE_KIND_UPDATE, request, context)
+        return record_service_pb2.UpdateResponse(
+            updated=written.updated, ignored=written.ignored, session_token=self._session_token()
+        )
+
+    async def update_where(
+        self, request: record_service_pb2.UpdateWhereRequest, context: CallContext
+    ) -> record_service_pb2.UpdateWhereResponse:
+        self._continue_session(request.session_token)
+        written = await self._writer.update_where(request, context)
+        return record_service_pb2.UpdateWhereResponse(
+            matched=written.matched, updated=written.updated, session_token=self._session_token()
+        )
+
+    async def delete(
+        self, request: record_service_pb2.DeleteRequest, context: CallContext
+    ) -> record_service_pb2.DeleteResponse:
+        self._continue_session(request.session_token)
+        written = await self._writer.delete(request, context)
+        return record_service_pb2.DeleteResponse(
+            deleted=written.deleted, session_token=self._session_token()
+        )
+
+    async def get(
+        self, request: record_service_pb2.GetRequest, context: CallContext
+    ) -> worker_service_pb2.GetResponse:
+        self._continue_session(request.session_token)
+        columns, _ = check_include(request.include, distances=False)
+        filters = Filters.of(request, self._limits)
+        ids = None
+        if request.HasField("ids"):
+            ids = request.ids.values
+            check_record_ids(ids, self._limits, "ids", maximum=self._limits.max_page_records)
+        route = await self._router.find(request.collection, context)
+        ids_part = b"" if ids is None else request.ids.SerializeToString()
+        belongs_to = _page_digest("get", route, *filters.digest_parts(), ids_part)
+        page = await self._reader.page(
+            route,
+            Wanted.of(route, filters, ids),
+            context,
+            limit=request.limit if request.HasField("limit") else None,
+            start=tokens.decode_page(request.page_token, belongs_to),
+            offset=request.offset,
+            include=columns,
+            allow_partial=request.allow_partial,
+        )
+        return worker_service_pb2.GetResponse(
+            records=page.columns,
+            ordinals=page.ordinals.tolist(),
+            next_page_token="" if page.last is None else tokens.encode_page(page.last, belongs_to),
+            unsearched_shards=unsearched(page.failures),
+            session_token=self._session_token(),
+        )
+
+    async def count(
+        self, request: record_service_pb2.CountRequest, context: CallContext
+    ) -> record_service_pb2.CountResponse:
+        self._continue_session(request.session_token)
+        filters = Filters.of(request, self._limits)
+        route = await self._router.find(request.collection, context)
+        count = await self._selection.count(route, filters, context)
+        return record_service_pb2.CountResponse(count=count, session_token=self._session_token())
+
+    async def list_ids(
+        self, request: record_service_pb2.ListIdsRequest, context: CallContext
+    ) -> record_service_pb2.ListIdsResponse:
+        self._continue_session(request.session_token)
+        if len(request.prefix.encode()) > self._limits.max_id_bytes:
+            raise invalid(
+                "prefix",
+                f"prefix has {len(request.prefix.encode())} bytes; an ID has at most "
+                f"{self._limits.max_id_bytes}",
+            )
+        route = await self._router.find(request.collection, context)
+        belongs_to = _page_digest("list_ids", route, request.prefix.encode())
+        page = await self._reader.page(
+            route,
+            Wanted.of(route, Filters(), None, request.prefix),
+            context,
+            limit=request.limit if request.HasField("limit") else None,
+            start=tokens.decode_page(request.page_token, belongs_to),
+        )
+        return record_service_pb2.ListIdsResponse(
+            ids=page.columns.ids,
+            next_page_token="" if page.last is None else tokens.encode_page(page.last, belongs_to),
+            session_token=self._session_token(),
+        )
+
+    async def query(
+        self, request: record_service_pb2.QueryRequest, context: CallContext
+    ) -> worker_service_pb2.QueryResponse:
+        self._continue_session(request.session_token)
+        response = await self._searcher.query(request, context)
+        response.session_token = self._session_token()
+        return response
+
+    def _continue_session(self, token: bytes) -> None:
+        clock = tokens.decode_session(token)
+        if clock:
+            self._clock.merge(clock)
+
+    def _session_token(self) -> bytes:
+        return tokens.encode_session(self._clock.now())
+
+
+def _page_digest(method: str, route: CollectionRoute, *parts: bytes) -> bytes:
+    return tokens.digest([method.encode(), route.collection_id.encode(), *parts])

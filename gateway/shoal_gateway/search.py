@@ -1,0 +1,291 @@
+"""Searching: one call to each worker, and the merge of what their shards found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from shoal.errors import NotFoundError, OverloadedError, ShoalError
+from shoal.internal.v1 import worker_service_pb2
+from shoal.server.clock import HybridClock
+from shoal.server.rpc import CallContext
+from shoal.v1 import record_service_pb2, value_pb2
+from shoal.wire.limits import Limits
+from shoal.wire.validation import check_record_ids, invalid, shown
+from shoal.wire.vectors import decode_vectors, vectors_of
+from shoal_gateway.columns import gather
+from shoal_gateway.fanout import FanOut, ShardAnswers
+from shoal_gateway.filters import Filters, Wanted
+from shoal_gateway.merge import Matches, merge_matches
+from shoal_gateway.routing import Router
+from shoal_gateway.table import CollectionRoute
+from shoal_gateway.writes import check_dimension
+
+__all__ = ["Searcher", "check_include", "unsearched"]
+
+_INCLUDES: Final = frozenset(
+    {
+        value_pb2.INCLUDE_DOCUMENTS,
+        value_pb2.INCLUDE_METADATAS,
+        value_pb2.INCLUDE_VECTORS,
+        value_pb2.INCLUDE_URIS,
+        value_pb2.INCLUDE_DISTANCES,
+    }
+)
+
+
+def check_include(
+    include: Sequence[value_pb2.Include.ValueType], *, distances: bool
+) -> tuple[list[value_pb2.Include.ValueType], bool]:
+    """Check what an answer is to carry.
+
+    Args:
+        include: As the request has it.
+        distances: Whether distances may be among it.
+
+    Returns:
+        The columns, each once, and whether distances are wanted.
+
+    Raises:
+        InvalidArgumentError: One is unknown, or distances have no place here.
+    """
+    columns = set(include)
+    if not columns <= _INCLUDES:
+        unknown = min(columns - _INCLUDES)
+        raise invalid("include", f"include holds {unknown}, which this server does not know")
+    wants_distances = value_pb2.INCLUDE_DISTANCES in columns
+    if wants_distances and not distances:
+        raise invalid("include", "include may hold distances only in a query")
+    return sorted(columns - {value_pb2.INCLUDE_DISTANCES}), wants_distances
+
+
+def unsearched(failures: Mapping[str, ShoalError]) -> list[record_service_pb2.UnsearchedShard]:
+    """List shards that are missing from an answer."""
+    return [
+        record_service_pb2.UnsearchedShard(
+            shard_id=shard_id, reason=error.reason, message=error.message
+        )
+        for shard_id, error in failures.items()
+    ]
+
+
+class Searcher:
+    """Answers queries.
+
+    Args:
+        router: Finds collections.
+        fan_out: Calls workers.
+        clock: Sent along.
+        limits: The bounds.
+    """
+
+    def __init__(self, router: Router, fan_out: FanOut, clock: HybridClock, limits: Limits) -> None:
+        self._router = router
+        self._fan_out = fan_out
+        self._clock = clock
+        self._limits = limits
+
+    async def query(
+        self, request: record_service_pb2.QueryRequest, context: CallContext
+    ) -> worker_service_pb2.QueryResponse:
+        """Answer the queries of a request; the session token is left out.
+
+        Raises:
+            ShoalError: The request is wrong, or a shard cannot answer.
+        """
+        begin = time.perf_counter()
+        columns, wants_distances = check_include(request.include, distances=True)
+        filters = Filters.of(request, self._limits)
+        count = self._check_queries(request)
+        ids = None
+        if request.HasField("ids"):
+            ids = request.ids.values
+            check_record_ids(ids, self._limits, "ids", maximum=self._limits.max_page_records)
+        route = await self._router.find(request.collection, context)
+        if request.HasField("query_ids"):
+            queries = await self._stored_vectors(route, request.query_ids.values, context)
+        else:
+            queries = request.query_vectors
+            if not route.dimension:
+                # The first vector is written after its dimension is in every table.
+                return worker_service_pb2.QueryResponse(match_counts=[0] * count)
+            check_dimension(route, queries.dimension, "query_vectors.dimension")
+        wanted = Wanted.of(route, filters, ids)
+        context.check()
+        found = await self._ask(route, wanted, queries, request, columns, context)
+        response = _merged(found, count, request.n_results, wants_distances, request.explain)
+        response.unsearched_shards.extend(unsearched(found.failures))
+        self._check_size(response, columns)
+        if request.explain:
+            response.plan.gateway_seconds = time.perf_counter() - begin
+        return response
+
+    def _check_queries(self, request: record_service_pb2.QueryRequest) -> int:
+        """Check how many queries and matches are asked for; give the number of queries."""
+        has_vectors, has_ids = request.HasField("query_vectors"), request.HasField("query_ids")
+        if has_vectors == has_ids:
+            raise invalid("query_vectors", "exactly one of query_vectors and query_ids is needed")
+        limits = self._limits
+        if has_ids:
+            count = len(request.query_ids.values)
+            distinct = list(dict.fromkeys(request.query_ids.values))
+            self._check_count(count, "query_ids")
+            check_record_ids(distinct, limits, "query_ids", maximum=limits.max_queries)
+        else:
+            # Counted before each number is looked at.
+            size = 4 * request.query_vectors.dimension
+            self._check_count(
+                len(request.query_vectors.values) // size if size else 1, "query_vectors"
+            )
+            count = len(decode_vectors(request.query_vectors, None, limits, "query_vectors"))
+        n_results = request.n_results
+        if not 1 <= n_results <= limits.max_n_results:
+            raise invalid(
+                "n_results", f"n_results is {n_results}; it must be 1 to {limits.max_n_results}"
+            )
+        if count * n_results > limits.max_query_results:
+            raise invalid(
+                "n_results",
+                f"{count} queries x n_results {n_results} is {count * n_results}; at most "
+                f"{limits.max_query_results} are allowed in one call",
+            )
+        return count
+
+    def _check_count(self, count: int, field: str) -> None:
+        maximum = self._limits.max_queries
+        if not 1 <= count <= maximum:
+            raise invalid(
+                field, f"{field} holds {count} queries; 1 to {maximum} are allowed in one call"
+            )
+
+    async def _stored_vectors(
+        self, route: CollectionRoute, query_ids: Sequence[str], context: CallContext
+    ) -> value_pb2.VectorBlock:
+        """Give the vectors of stored records.
+
+        Raises:
+            NotFoundError: One of them is not stored.
+        """
+        distinct = list(dict.fromkeys(query_ids))
+        wanted = Wanted.of(route, Filters(), distinct)
+
+        def ask(stub: Any, shards: Any) -> tuple[Any, Any]:
+            request = wanted.get_request(
+                shards,
+                self._clock.now(),
+                limit=len(distinct),
+                max_bytes=self._limits.max_answer_bytes,
+                include=[value_pb2.INCLUDE_VECTORS],
+            )
+            return stub.GetFromShards, request
+
+        found = await self._fan_out.read(route, wanted.shards, ask, context)
+        rows = {
+            record_id: row
+            for answer in found.answers
+            for record_id, row in zip(
+                answer.records.ids, vectors_of(answer.records.vectors), strict=True
+            )
+        }
+        for position, record_id in enumerate(query_ids):
+            if record_id not in rows:
+                raise NotFoundError(
+                    f"query_ids[{position}]: collection {route.name!r} has no record "
+                    f"{shown(record_id)}",
+                    metadata={"id": record_id[:100]},
+                )
+        block = np.stack([rows[record_id] for record_id in query_ids])
+        return value_pb2.VectorBlock(dimension=block.shape[1], values=block.tobytes())
+
+    async def _ask(
+        self,
+        route: CollectionRoute,
+        wanted: Wanted,
+        queries: value_pb2.VectorBlock,
+        request: record_service_pb2.QueryRequest,
+        columns: Sequence[value_pb2.Include.ValueType],
+        context: CallContext,
+    ) -> ShardAnswers[worker_service_pb2.ShardMatches]:
+        def ask(stub: Any, shards: Any) -> tuple[Any, Any]:
+            search = worker_service_pb2.SearchShardsRequest(
+                shards=[shard.reference for shard in shards],
+                queries=queries,
+                limit=request.n_results,
+                ids=wanted.ids(shards),
+                include=columns,
+                clock=self._clock.now(),
+            )
+            wanted.filters.put_into(search)
+            return stub.SearchShards, search
+
+        return await self._fan_out.read(
+            route, wanted.shards, ask, context, allow_partial=request.allow_partial
+        )
+
+    def _check_size(
+        self,
+        response: worker_service_pb2.QueryResponse,
+        columns: Sequence[value_pb2.Include.ValueType],
+    ) -> None:
+        size = response.ByteSize()
+        if size > self._limits.max_answer_bytes:
+            names = ", ".join(
+                value_pb2.Include.Name(column).removeprefix("INCLUDE_").lower()
+                for column in columns
+            )
+            raise OverloadedError(
+                f"the answer would have {size} bytes; at most {self._limits.max_answer_bytes} are "
+                f"allowed: include less (now: {names or 'IDs alone'}), or ask for fewer queries or "
+                "n_results in one call",
+                metadata={"limit": "max_answer_bytes", "value": str(size)},
+            )
+
+
+def _merged(
+    found: ShardAnswers[worker_service_pb2.ShardMatches],
+    query_count: int,
+    n_results: int,
+    wants_distances: bool,
+    explain: bool,
+) -> worker_service_pb2.QueryResponse:
+    """Merge the shards' matches."""
+    answers = found.answers
+    if not answers:
+        return worker_service_pb2.QueryResponse(match_counts=[0] * query_count)
+    distances = [np.frombuffer(answer.distances, "<f8") for answer in answers]
+    sources = np.zeros(len(distances[0]), np.intp)
+    if len(answers) == 1:
+        response = worker_service_pb2.QueryResponse(
+            match_counts=answers[0].match_counts, records=answers[0].records
+        )
+        ordered = distances[0]
+    else:
+        picks = merge_matches(
+            [_matches(answer, own) for answer, own in zip(answers, distances, strict=True)],
+            n_results,
+        )
+        response = worker_service_pb2.QueryResponse(
+            match_counts=picks.counts.tolist(),
+            records=gather([answer.records for answer in answers], picks),
+        )
+        starts = np.cumsum([0, *(len(own) for own in distances[:-1])])
+        sources = picks.sources
+        ordered = np.concatenate(distances)[starts[sources] + picks.items]
+    if wants_distances:
+        response.distances.extend(ordered.tolist())
+    if explain:
+        response.plan.shards.extend(answer.plan for answer in answers)
+        response.plan.match_shards.extend(sources.tolist())
+    return response
+
+
+def _matches(answer: worker_service_pb2.ShardMatches, distances: Any) -> Matches:
+    return Matches(
+        np.array(answer.match_counts, np.int64),
+        distances,
+        np.frombuffer(answer.ordinals, "<u8"),
+        list(answer.records.ids),
+    )
