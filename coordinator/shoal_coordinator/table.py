@@ -126,7 +126,8 @@ class RoutingTable:
         self.expected_workers = expected_workers
         self._history: deque[_Published] = deque()
         self._history_entries = 0
-        # The version before the oldest change of the history.
+        # The version before the oldest change of the history. Above 0, which names no content, once
+        # the coordinator has started.
         self._history_base = state.version
         self._watches: set[Watch] = set()
         self._confirmed = asyncio.Event()
@@ -135,6 +136,10 @@ class RoutingTable:
         """Make a committed change hold, and tell it to all watches."""
         self.state.apply(change)
         if not change.published:
+            return
+        if change.version_above:
+            # Versions up to that one may name other contents than ours.
+            self._begin_history()
             return
         count = (
             len(change.collections) + len(change.removed_collections)
@@ -155,10 +160,7 @@ class RoutingTable:
     def replace(self, state: CatalogState) -> None:
         """Hold another state, of a higher version, to which no change leads; all get it whole."""
         self.state = state
-        self._history.clear()
-        self._history_entries = 0
-        self._history_base = state.version
-        self._wake_all()
+        self._begin_history()
 
     def watch(self, gateway_id: str, version: int) -> Watch:
         """Begin to tell a gateway, which routes by `version` (0: by nothing), what changes."""
@@ -272,6 +274,12 @@ class RoutingTable:
             size += item.ByteSize()
         current.more = False
         yield current
+
+    def _begin_history(self) -> None:
+        self._history.clear()
+        self._history_entries = 0
+        self._history_base = self.state.version
+        self._wake_all()
 
     def _wake_all(self) -> None:
         for watch in self._watches:
