@@ -95,6 +95,15 @@ class Gateway:
         )
 
     @property
+    def services(self) -> dict[str, object]:
+        """The service objects by the full names under which they are served."""
+        return {
+            "shoal.v1.CollectionService": self.collection_service,
+            "shoal.v1.RecordService": self.record_service,
+            "shoal.v1.AdminService": self.admin_service,
+        }
+
+    @property
     def coordinator_reachable(self) -> bool:
         """Whether the watch of the coordinator is alive."""
         return self._watch.alive

@@ -1,18 +1,20 @@
-"""The gateway's process: ``shoal-gateway``, or ``python -m shoal_gateway``."""
+"""The process `shoal-gateway`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from shoal.internal.v1.worker_service_pb2_grpc import (
-    ShardControlServiceStub,
-    ShardDataServiceStub,
-)
+from shoal.internal.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from shoal.internal.v1.routing_service_pb2_grpc import RoutingServiceStub
+from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceStub, ShardDataServiceStub
+from shoal.server import process
 from shoal.server.rpc import channel
-from shoal.server.settings import RoleSettings, setting
 from shoal.server.transport import AddressedChannel
-from shoal.wire.limits import DEFAULT_LIMITS, Limits
+from shoal_gateway.gateway import Gateway
+from shoal_gateway.settings import GatewaySettings
 
 if TYPE_CHECKING:
     from shoal.internal.v1.worker_service_pb2_grpc import (
@@ -20,44 +22,58 @@ if TYPE_CHECKING:
         ShardDataServiceAsyncStub,
     )
 
-__all__ = ["GatewaySettings", "main"]
+__all__ = ["main"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewaySettings(RoleSettings):
-    """What the gateway can be told."""
-
-    port: int = setting(
-        7700, help="Port of the public API; 0 for a free one.", minimum=0, maximum=65535
-    )
-    health_port: int = setting(
-        7701, help="Port of a plaintext grpc.health.v1; 0 for a free one.", minimum=0, maximum=65535
-    )
-    metrics_port: int = setting(
-        7702,
-        help="Port of HTTP /metrics (Prometheus), /healthz and /readyz; 0 for a free one.",
-        minimum=0,
-        maximum=65535,
-    )
-    coordinator: str = setting("127.0.0.1:7710", help="host:port of the coordinator.")
-    max_batch_records: int = setting(
-        DEFAULT_LIMITS.max_batch_records, help="Records in one write.", minimum=1, maximum=1_000_000
-    )
-    max_n_results: int = setting(
-        DEFAULT_LIMITS.max_n_results,
-        help="Matches wanted of one query.",
-        minimum=1,
-        maximum=1_000_000,
+def main() -> int:
+    """Run the gateway until it is told to stop, and give the exit code."""
+    return process.run(
+        "gateway",
+        GatewaySettings,
+        serve,
+        description="Shoal's gateway: the public API. Holds no state that matters.",
     )
 
-    @property
-    def limits(self) -> Limits:
-        """The bounds of requests and answers."""
-        return Limits()
+
+@contextlib.asynccontextmanager
+async def serve(settings: GatewaySettings, role: process.RoleProcess) -> AsyncIterator[None]:
+    """Follow the coordinator's table, and answer calls."""
+    workers = _WorkerChannels()
+    to_coordinator = channel(settings.coordinator)
+    gateway = Gateway(
+        catalog_stub=CatalogServiceStub(to_coordinator),
+        routing_stub=RoutingServiceStub(to_coordinator),
+        worker_stub=workers.data_stub,
+        control_stub=workers.control_stub,
+        release_worker=workers.release,
+        limits=settings.limits,
+    )
+    role.make_public()
+    for name, service in gateway.services.items():
+        role.add_service(name, service, max_request_bytes=settings.max_message_bytes)
+    await role.listen()
+    await gateway.start()
+    becoming_ready = asyncio.create_task(_serve_once_ready(gateway, role))
+    try:
+        yield
+    finally:
+        becoming_ready.cancel()
+        await asyncio.gather(becoming_ready, return_exceptions=True)
+        await gateway.close()
+        await to_coordinator.close()
 
 
-class _Workers:
-    """Channels to workers, by worker and address."""
+async def _serve_once_ready(gateway: Gateway, role: process.RoleProcess) -> None:
+    """Say that calls make sense as soon as there is a table, and from then on.
+
+    What is down elsewhere does not make this process unready: it answers with what it has.
+    """
+    await gateway.wait_for_table()
+    await role.set_serving(True)
+
+
+class _WorkerChannels:
+    """Channels to workers, by worker and address; both stubs of one share its channel."""
 
     def __init__(self) -> None:
         self._channels: dict[tuple[str, str], AddressedChannel] = {}
@@ -69,9 +85,9 @@ class _Workers:
         return ShardControlServiceStub(self._channel(worker_id, address))
 
     async def release(self, worker_id: str, address: str) -> None:
-        open_channel = self._channels.pop((worker_id, address), None)
-        if open_channel is not None:
-            await open_channel.close()
+        unused = self._channels.pop((worker_id, address), None)
+        if unused is not None:
+            await unused.close()
 
     def _channel(self, worker_id: str, address: str) -> AddressedChannel:
         key = (worker_id, address)

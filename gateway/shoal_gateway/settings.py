@@ -1,0 +1,84 @@
+"""What the gateway can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from shoal.server.settings import RoleSettings, setting
+from shoal.wire.limits import DEFAULT_LIMITS, Limits
+
+__all__ = ["GatewaySettings"]
+
+_ANY: Final = 2**31 - 1
+
+
+def _limit(name: str, help_text: str, maximum: int = _ANY) -> Any:
+    return setting(getattr(DEFAULT_LIMITS, name), help=help_text, minimum=1, maximum=maximum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings(RoleSettings):
+    """The settings of the role `gateway`."""
+
+    # What clients, probes and scrapers have to know beforehand.
+    port: int = setting(
+        7700, help="Port of the public API; 0 for a free one.", minimum=0, maximum=65535
+    )
+    health_port: int = setting(
+        7701, help="Port of a plaintext grpc.health.v1; 0 for a free one.", minimum=0, maximum=65535
+    )
+    metrics_port: int = setting(
+        7702,
+        help="Port of HTTP /metrics (Prometheus), /healthz and /readyz; 0 for a free one.",
+        minimum=0,
+        maximum=65535,
+    )
+    coordinator: str = setting("127.0.0.1:7710", help="host:port of the coordinator.")
+
+    max_batch_records: int = _limit("max_batch_records", "Records in one write.")
+    # More than the defaults of these two does not fit into a message between our processes.
+    max_message_bytes: int = _limit(
+        "max_message_bytes", "Bytes of one request.", DEFAULT_LIMITS.max_message_bytes
+    )
+    max_answer_bytes: int = _limit(
+        "max_answer_bytes", "Bytes of one answer.", DEFAULT_LIMITS.max_answer_bytes
+    )
+    # Beyond these the coordinator, and the keys in a shard, go no further.
+    max_dimension: int = _limit(
+        "max_dimension", "Numbers in a vector.", DEFAULT_LIMITS.max_dimension
+    )
+    max_shards: int = _limit("max_shards", "Shards of a collection.", DEFAULT_LIMITS.max_shards)
+    max_id_bytes: int = _limit(
+        "max_id_bytes", "Bytes of a record ID in UTF-8.", DEFAULT_LIMITS.max_id_bytes
+    )
+    max_document_bytes: int = _limit("max_document_bytes", "Bytes of a document in UTF-8.")
+    max_uri_bytes: int = _limit("max_uri_bytes", "Bytes of a URI in UTF-8.")
+    max_metadata_key_bytes: int = _limit(
+        "max_metadata_key_bytes",
+        "Bytes of a metadata key in UTF-8.",
+        DEFAULT_LIMITS.max_metadata_key_bytes,
+    )
+    max_metadata_keys: int = _limit("max_metadata_keys", "Keys of a record's metadata.")
+    max_metadata_bytes: int = _limit(
+        "max_metadata_bytes", "Bytes of a record's metadata, keys and values."
+    )
+    max_n_results: int = _limit("max_n_results", "Matches wanted of one query.")
+    max_queries: int = _limit("max_queries", "Queries in one call.")
+    max_query_results: int = _limit(
+        "max_query_results", "Queries times matches wanted, in one call."
+    )
+    max_filter_depth: int = _limit(
+        "max_filter_depth", "Depth of a filter.", DEFAULT_LIMITS.max_filter_depth
+    )
+    max_filter_clauses: int = _limit(
+        "max_filter_clauses", "Conditions and combinations in a filter."
+    )
+    max_page_records: int = _limit(
+        "max_page_records", "Records in one page; also IDs given to one get or delete."
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of requests and answers."""
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
