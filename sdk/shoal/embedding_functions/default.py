@@ -52,10 +52,12 @@ _SOURCE: Final = ModelSource(
 # model, or of this one cut down to 8 bits, would lie among the stored ones and mean nothing.
 _PROBE: Final = "The shoal turns as one."
 _PROBE_NUMBERS: Final = np.array(
-    [-0.02399, 0.03121, -0.00594, 0.04474, -0.10941, 0.0415, 0.0011, -0.02228]
-    + [0.05095, -0.0014, 0.04682, -0.00202, 0.00144, 0.01178, 0.06757, 0.00932],
+    [
+        [-0.02399, 0.03121, -0.00594, 0.04474, -0.10941, 0.0415, 0.0011, -0.02228],
+        [0.05095, -0.0014, 0.04682, -0.00202, 0.00144, 0.01178, 0.06757, 0.00932],
+    ],
     np.float32,
-)
+).ravel()
 _PROBE_TOLERANCE: Final = 2e-3
 
 # Loaded models by directory, so that ten collections share one; guarded by _loading.

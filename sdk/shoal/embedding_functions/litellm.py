@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -10,12 +11,15 @@ import numpy.typing as npt
 
 from shoal import errors
 from shoal.embedding_functions._extras import import_extra
+from shoal.embedding_functions._http import refusal
+from shoal.embedding_functions.config import check_unchanged
 from shoal.embedding_functions.protocol import EmbeddingFunction
 from shoal.types import Space
 
 __all__ = ["LiteLLMEmbeddingFunction"]
 
 _DEFAULT_BATCH_SIZE: Final = 96  # What Cohere takes, the least of the common ones.
+_RETRIES: Final = 3
 
 
 class LiteLLMEmbeddingFunction(EmbeddingFunction):
@@ -30,6 +34,7 @@ class LiteLLMEmbeddingFunction(EmbeddingFunction):
         document_input_type: ``input_type`` of documents.
         dimensions: Dimension to ask for.
         batch_size: Most texts in one request.
+        timeout_s: For one request.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class LiteLLMEmbeddingFunction(EmbeddingFunction):
         document_input_type: str | None = None,
         dimensions: int | None = None,
         batch_size: int = _DEFAULT_BATCH_SIZE,
+        timeout_s: float = 60.0,
     ) -> None:
         if batch_size < 1:
             raise errors.InvalidArgumentError(f"batch_size must be at least 1, got {batch_size}")
@@ -53,6 +59,7 @@ class LiteLLMEmbeddingFunction(EmbeddingFunction):
             "document_input_type": document_input_type,
             "dimensions": dimensions,
             "batch_size": batch_size,
+            "timeout_s": timeout_s,
         }
 
     def __call__(self, input: list[str]) -> npt.NDArray[np.float32]:
@@ -86,27 +93,35 @@ class LiteLLMEmbeddingFunction(EmbeddingFunction):
         dimensions: int | None = self._config["dimensions"]
         return dimensions
 
-    def validate_config_update(self, old_config: Any, new_config: Any) -> None:
+    def validate_config_update(
+        self, old_config: Mapping[str, Any], new_config: Mapping[str, Any]
+    ) -> None:
         """Check that the model stays; where it is served, and how fast, may change."""
         fixed = ("model_name", "dimensions", "query_input_type", "document_input_type")
-        super().validate_config_update(
-            {key: old_config.get(key) for key in fixed}, {key: new_config.get(key) for key in fixed}
-        )
+        check_unchanged(self.name(), old_config, new_config, fixed)
 
     def _embed(self, texts: list[str], input_type: str | None) -> npt.NDArray[np.float32]:
         litellm = import_extra("litellm", "LiteLLMEmbeddingFunction", "pip install litellm")
+        # All of LiteLLM's errors are of OpenAI's classes, whatever the provider.
+        library_error = import_extra("openai", "litellm", "pip install litellm").OpenAIError
+        config = self._config
         options = {
             "api_key": self._api_key(),
-            "api_base": self._config["api_base"],
-            "dimensions": self._config["dimensions"],
+            "api_base": config["api_base"],
+            "dimensions": config["dimensions"],
             "input_type": input_type,
+            "timeout": config["timeout_s"],
+            "num_retries": _RETRIES,
         }
         given = {key: value for key, value in options.items() if value is not None}
-        batch_size = self._config["batch_size"]
         vectors = []
-        for start in range(0, len(texts), batch_size):
-            batch = texts[start : start + batch_size]
-            answer = litellm.embedding(model=self._config["model_name"], input=batch, **given)
+        for start in range(0, len(texts), config["batch_size"]):
+            batch = texts[start : start + config["batch_size"]]
+            try:
+                answer = litellm.embedding(model=config["model_name"], input=batch, **given)
+            except library_error as error:
+                status = getattr(error, "status_code", None) or 503
+                raise refusal(f"LiteLLM ({config['model_name']})", status, str(error)) from error
             rows = sorted(answer["data"], key=lambda row: row["index"])
             vectors += [np.asarray(row["embedding"], np.float32) for row in rows]
         return np.stack(vectors)

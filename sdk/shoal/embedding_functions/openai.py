@@ -1,98 +1,140 @@
 """Embedding by everything that speaks OpenAI's embeddings API.
 
 OpenAI itself, and among others Together, Mistral, Jina, Ollama, vLLM, LM Studio and Text Embeddings
-Inference, by their base URL. With the standard library alone: it is one POST.
+Inference, by their base URL.
 """
 
 from __future__ import annotations
 
-import json
+import base64
 import os
-import random
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal import errors
+from shoal.embedding_functions._http import JsonService, check_url
+from shoal.embedding_functions.config import check_unchanged
 from shoal.embedding_functions.protocol import EmbeddingFunction
 from shoal.types import Space
 
 __all__ = ["OpenAIEmbeddingFunction"]
 
-_DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
-_DEFAULT_KEY_VARIABLE: Final = "OPENAI_API_KEY"
+_OPENAI: Final = "https://api.openai.com/v1"
+_OPENAI_KEY: Final = "OPENAI_API_KEY"
 
-# OpenAI takes 2,048 texts a request and 300,000 tokens; many of the others take less.
+# OpenAI takes 2,048 texts a request; many of the others take less.
 _DEFAULT_BATCH_SIZE: Final = 256
 
-_ATTEMPTS: Final = 5
-_FIRST_BACKOFF_S: Final = 0.5
-_MAX_WAIT_S: Final = 60.0
-_WORTH_REPEATING: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
-_MAX_ERROR_BYTES: Final = 2_000
+# OpenAI takes 300,000 tokens a request, whatever the number of texts. A token is three to four
+# bytes, in any script.
+_MAX_BATCH_BYTES: Final = 600_000
 
-# What the model's makers published; for others the server or the first vector tells.
+# What the model's makers published; for others the first vector tells.
 _KNOWN_DIMENSIONS: Final = {
     "text-embedding-3-small": 1536,
     "text-embedding-3-large": 3072,
     "text-embedding-ada-002": 1536,
 }
 
+# What a vector depends on, beside its text.
+_FIXED: Final = (
+    "model_name",
+    "dimensions",
+    "document_prefix",
+    "query_prefix",
+    "document_options",
+    "query_options",
+)
+
 
 class OpenAIEmbeddingFunction(EmbeddingFunction):
     """Embeds by a service with OpenAI's embeddings API.
 
-    The key is read from an environment variable at each use; it is never stored. A service that
-    wants none gets none if the variable is not set and the URL is not OpenAI's.
+    The key is read from an environment variable at each call; it is never stored. OpenAI's own is
+    sent to OpenAI alone: for another service name its variable, or it gets no key.
 
     Args:
         model_name: The model, as the service knows it.
-        api_key_env_var: Name of the environment variable with the key.
+        api_key_env_var: Name of the environment variable with the key. None: ``OPENAI_API_KEY`` for
+            OpenAI, no key for any other service.
         api_base: Where the service is; ``/embeddings`` is added.
         dimensions: Dimension to ask for, of models that can shorten their vectors.
         batch_size: Most texts in one request.
         timeout_s: For one request.
-        query_prefix: Put before each query, for models that want one.
-        document_prefix: Put before each document.
+        document_prefix: Put before each document, for models that want one.
+        query_prefix: Put before each query.
+        document_options: Further fields of a request for documents, such as Jina's
+            ``{"task": "retrieval.passage"}``.
+        query_options: The same for queries.
+        encoding_format: Asks for vectors as base64 or as numbers; None: base64 of OpenAI, nothing
+            of others. An answer in either is understood.
     """
 
     def __init__(
         self,
         model_name: str = "text-embedding-3-small",
         *,
-        api_key_env_var: str = _DEFAULT_KEY_VARIABLE,
-        api_base: str = _DEFAULT_BASE_URL,
+        api_key_env_var: str | None = None,
+        api_base: str = _OPENAI,
         dimensions: int | None = None,
         batch_size: int = _DEFAULT_BATCH_SIZE,
         timeout_s: float = 60.0,
-        query_prefix: str = "",
         document_prefix: str = "",
+        query_prefix: str = "",
+        document_options: Mapping[str, Any] | None = None,
+        query_options: Mapping[str, Any] | None = None,
+        encoding_format: Literal["base64", "float"] | None = None,
     ) -> None:
-        if not api_base.startswith(("http://", "https://")):
-            raise errors.InvalidArgumentError(f"api_base must be an HTTP URL, got {api_base!r}")
+        api_base = check_url("api_base", api_base)
+        if not model_name:
+            raise errors.InvalidArgumentError("model_name must not be empty")
         if batch_size < 1:
             raise errors.InvalidArgumentError(f"batch_size must be at least 1, got {batch_size}")
-        self._model_name = model_name
-        self._api_key_env_var = api_key_env_var
-        self._api_base = api_base.rstrip("/")
-        self._dimensions = dimensions
-        self._batch_size = batch_size
-        self._timeout_s = timeout_s
-        self._query_prefix = query_prefix
-        self._document_prefix = document_prefix
+        if not timeout_s > 0:
+            raise errors.InvalidArgumentError(f"timeout_s must be above 0, got {timeout_s}")
+        if encoding_format not in (None, "base64", "float"):
+            raise errors.InvalidArgumentError(
+                f"encoding_format must be 'base64', 'float' or None, got {encoding_format!r}"
+            )
+        self._config: dict[str, Any] = {
+            "model_name": model_name,
+            "api_key_env_var": api_key_env_var,
+            "api_base": api_base,
+            "dimensions": dimensions,
+            "batch_size": batch_size,
+            "timeout_s": timeout_s,
+            "document_prefix": document_prefix,
+            "query_prefix": query_prefix,
+            "document_options": dict(document_options or {}),
+            "query_options": dict(query_options or {}),
+            "encoding_format": encoding_format,
+        }
+        is_openai = api_base == _OPENAI
+        self._key_variable = api_key_env_var or (_OPENAI_KEY if is_openai else None)
+        self._encoding_format = encoding_format or ("base64" if is_openai else None)
+        self._address = f"{api_base}/embeddings"
+        self._service = JsonService(
+            self._address,
+            timeout_s,
+            f"the key is that of the environment variable {self._key_variable}"
+            if self._key_variable
+            else "no key was sent: name the environment variable that holds it as api_key_env_var",
+        )
 
     def __call__(self, input: list[str]) -> npt.NDArray[np.float32]:
-        """Embed documents."""
-        return self._embed([self._document_prefix + text for text in input])
+        """Embed documents, shape ``(n, d)``.
+
+        Raises:
+            ShoalError: The service cannot be reached, or refuses.
+        """
+        return self._embed(input, "document")
 
     def embed_query(self, input: list[str]) -> npt.NDArray[np.float32]:
-        """Embed queries."""
-        return self._embed([self._query_prefix + text for text in input])
+        """Embed queries, shape ``(n, d)``."""
+        return self._embed(input, "query")
 
     @staticmethod
     def name() -> str:
@@ -101,16 +143,7 @@ class OpenAIEmbeddingFunction(EmbeddingFunction):
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, with the name of the key's variable and not the key."""
-        return {
-            "model_name": self._model_name,
-            "api_key_env_var": self._api_key_env_var,
-            "api_base": self._api_base,
-            "dimensions": self._dimensions,
-            "batch_size": self._batch_size,
-            "timeout_s": self._timeout_s,
-            "query_prefix": self._query_prefix,
-            "document_prefix": self._document_prefix,
-        }
+        return dict(self._config)
 
     @classmethod
     def build_from_config(cls, config: dict[str, Any]) -> OpenAIEmbeddingFunction:
@@ -123,101 +156,68 @@ class OpenAIEmbeddingFunction(EmbeddingFunction):
 
     def dimension(self) -> int | None:
         """Return the dimension asked for, or that is known of the model."""
-        return self._dimensions or _KNOWN_DIMENSIONS.get(self._model_name)
+        dimensions: int | None = self._config["dimensions"]
+        return dimensions or _KNOWN_DIMENSIONS.get(self._config["model_name"])
 
-    def validate_config_update(self, old_config: Any, new_config: Any) -> None:
+    def validate_config_update(
+        self, old_config: Mapping[str, Any], new_config: Mapping[str, Any]
+    ) -> None:
         """Check that the model stays; where it is served, and how fast, may change."""
-        fixed = ("model_name", "dimensions", "query_prefix", "document_prefix")
-        super().validate_config_update(
-            {key: old_config.get(key) for key in fixed}, {key: new_config.get(key) for key in fixed}
-        )
+        check_unchanged(self.name(), old_config, new_config, _FIXED)
 
-    def _embed(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        vectors = [
-            vector
-            for start in range(0, len(texts), self._batch_size)
-            for vector in self._request(texts[start : start + self._batch_size])
-        ]
-        return np.stack(vectors)
-
-    def _request(self, texts: list[str]) -> list[npt.NDArray[np.float32]]:
-        body: dict[str, Any] = {"model": self._model_name, "input": texts}
-        if self._dimensions is not None:
-            body["dimensions"] = self._dimensions
-        url = f"{self._api_base}/embeddings"
-        answer = self._post(url, json.dumps(body).encode())
-        try:
-            rows = sorted(answer["data"], key=lambda row: row["index"])
-            vectors = [np.asarray(row["embedding"], np.float32) for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
-            raise errors.InternalError(
-                f"{url} did not answer as OpenAI's embeddings API does: {error!r}"
-            ) from error
-        if len(vectors) != len(texts):
-            raise errors.InternalError(
-                f"{url} answered with {len(vectors)} vectors for {len(texts)} texts"
-            )
-        return vectors
-
-    def _post(self, url: str, body: bytes) -> Any:
-        headers = {"Content-Type": "application/json", **self._authorization()}
-        for wait_s in _waits():
-            request = urllib.request.Request(url, body, headers)
-            try:
-                with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
-                    return json.load(response)
-            except urllib.error.HTTPError as error:
-                with error:
-                    text = error.read(_MAX_ERROR_BYTES).decode(errors="replace")
-                asked_s = _retry_after_s(error)
-                if error.code not in _WORTH_REPEATING or wait_s is None:
-                    raise _refusal(url, error.code, text, self._api_key_env_var) from None
-                wait_s = max(wait_s, asked_s)
-            except (TimeoutError, urllib.error.URLError, ConnectionError) as error:
-                if wait_s is None:
-                    raise errors.UnavailableError(
-                        f"the embedding service at {url} cannot be reached: {error}"
-                    ) from error
-            except json.JSONDecodeError as error:
-                raise errors.InternalError(f"{url} did not answer with JSON: {error}") from error
-            time.sleep(min(wait_s, _MAX_WAIT_S))
-        raise AssertionError("the last attempt raises or returns")
+    def _embed(self, texts: list[str], purpose: str) -> npt.NDArray[np.float32]:
+        fields = {"model": self._config["model_name"], "dimensions": self._config["dimensions"]}
+        fields |= {"encoding_format": self._encoding_format, **self._config[f"{purpose}_options"]}
+        fields = {key: value for key, value in fields.items() if value is not None}
+        prefix = self._config[f"{purpose}_prefix"]
+        headers = self._authorization()
+        parts = []
+        for batch in _batches([prefix + text for text in texts], self._config["batch_size"]):
+            answer = self._service.post({**fields, "input": batch}, headers)
+            parts.append(self._vectors(answer, len(batch)))
+        return np.concatenate(parts)
 
     def _authorization(self) -> dict[str, str]:
-        key = os.environ.get(self._api_key_env_var)
-        if key:
-            return {"Authorization": f"Bearer {key}"}
-        if self._api_base == _DEFAULT_BASE_URL:
+        if self._key_variable is None:
+            return {}
+        key = os.environ.get(self._key_variable)
+        if not key:
             raise errors.UnauthenticatedError(
-                f"the environment variable {self._api_key_env_var}, which holds the key of "
-                f"{self._api_base}, is not set"
+                f"the environment variable {self._key_variable}, which holds the key for "
+                f"{self._config['api_base']}, is not set"
             )
-        return {}
+        return {"Authorization": f"Bearer {key}"}
+
+    def _vectors(self, answer: Any, count: int) -> npt.NDArray[np.float32]:
+        try:
+            rows = sorted(answer["data"], key=lambda row: row["index"])
+            indices = [row["index"] for row in rows]
+            vectors = [_vector(row["embedding"]) for row in rows]
+            if indices != list(range(count)):
+                raise ValueError(f"indices {indices[:10]} for {count} texts")
+            return np.stack(vectors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.InternalError(
+                f"the embedding service at {self._address} does not answer as OpenAI's embeddings "
+                f"API does: {error!r}"
+            ) from error
 
 
-def _waits() -> Iterator[float | None]:
-    """Give for each attempt how long to wait if it fails; None if it is the last."""
-    for attempt in range(_ATTEMPTS - 1):
-        yield _FIRST_BACKOFF_S * 2**attempt * random.uniform(0.5, 1.0)
-    yield None
+def _vector(embedding: Any) -> npt.NDArray[np.float32]:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").astype(np.float32)
+    return np.asarray(embedding, np.float32)
 
 
-def _retry_after_s(error: urllib.error.HTTPError) -> float:
-    try:
-        return float(error.headers.get("Retry-After", 0))
-    except ValueError:
-        # It may also be a date, which says too little to be worth a parser.
-        return 0.0
-
-
-def _refusal(url: str, code: int, text: str, key_variable: str) -> errors.ShoalError:
-    message = f"the embedding service at {url} refused with {code}: {text.strip()}"
-    if code in (401, 403):
-        return errors.UnauthenticatedError(
-            f"{message} (the key is taken from the environment variable {key_variable})"
-        )
-    if code == 429:
-        return errors.OverloadedError(message)
-    if code >= 500:
-        return errors.UnavailableError(message)
-    return errors.InvalidArgumentError(message)
+def _batches(texts: list[str], batch_size: int) -> Iterator[list[str]]:
+    """Split texts, in order, by count and bytes; at least one in each."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        length = len(text.encode())
+        if batch and (len(batch) == batch_size or size + length > _MAX_BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += length
+    yield batch

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal.embedding_functions._extras import import_extra
+from shoal.embedding_functions.config import check_unchanged
 from shoal.embedding_functions.protocol import EmbeddingFunction
 from shoal.types import Space
 
@@ -71,11 +73,12 @@ class SentenceTransformerEmbeddingFunction(EmbeddingFunction):
         """Return the cosine."""
         return "cosine"
 
-    def validate_config_update(self, old_config: Any, new_config: Any) -> None:
+    def validate_config_update(
+        self, old_config: Mapping[str, Any], new_config: Mapping[str, Any]
+    ) -> None:
         """Check that the model stays; the device may change."""
-        super().validate_config_update(
-            {**old_config, "device": None}, {**new_config, "device": None}
-        )
+        keys = sorted({*old_config, *new_config} - {"device"})
+        check_unchanged(self.name(), old_config, new_config, keys)
 
     def _embed(self, texts: list[str], prompt_name: str | None) -> npt.NDArray[np.float32]:
         with self._loading:
