@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from shoal import errors
-from shoal._version import __version__
+from shoal._version import VERSION
 
 __all__ = ["JsonService", "check_url", "refusal"]
 
@@ -101,7 +101,7 @@ class JsonService:
 
     def _post_once(self, body: bytes, headers: Mapping[str, str]) -> Any:
         # Some services refuse what calls itself Python-urllib.
-        common = {"Content-Type": "application/json", "User-Agent": f"shoal/{__version__}"}
+        common = {"Content-Type": "application/json", "User-Agent": f"shoal/{VERSION}"}
         request = urllib.request.Request(self._url, body, {**common, **headers})
         try:
             with self._opener.open(request, timeout=self._timeout_s) as response:
