@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from shoal._version import VERSION
 from shoal.server.clock import HybridClock
 from shoal.wire.limits import DEFAULT_LIMITS, Limits
 from shoal_gateway.admin import AdminService
@@ -91,7 +91,7 @@ class Gateway:
             catalog_stub,
             self._stubs,
             limits,
-            VERSION,
+            metadata.version("shoal"),
         )
 
     @property
