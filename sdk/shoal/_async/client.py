@@ -1,0 +1,330 @@
+"""The client: where collections are made, found and deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import grpc
+
+from shoal import _definitions, _requests
+from shoal._async import opening
+from shoal._async.collection import AsyncCollection
+from shoal._defaults import (
+    DEFAULT_DATABASE,
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    DEFAULT_TENANT,
+    DEFAULT_TIMEOUT_S,
+)
+from shoal._embedder import Choice, CreateChoice, GetChoice
+from shoal._methods import (
+    COUNT_COLLECTIONS,
+    CREATE_COLLECTION,
+    DELETE_COLLECTION,
+    GET_COLLECTION,
+    GET_OR_CREATE_COLLECTION,
+    GET_VERSION,
+    HEARTBEAT,
+    LIST_COLLECTIONS,
+    RESET,
+)
+from shoal.configuration import HNSWConfiguration
+from shoal.errors import CollectionNotFoundError
+from shoal.v1 import admin_service_pb2, collection_pb2, collection_service_pb2
+from shoal.wire.validation import invalid
+
+
+class AsyncClient:
+    """A client of a Shoal server, bound to one database.
+
+    Nothing is sent before the first call. Can be used by several tasks at a time.
+
+    Args:
+        host: Where the server is; name or IP address.
+        port: Its port.
+        tenant: Whose database.
+        database: The database in which its collections are.
+        api_key: Sent with every call.
+        ssl: Whether to use TLS with the system's authorities; or the file with the certificates of
+            the authorities to trust (PEM); or gRPC credentials.
+        timeout: Seconds that a call may take, with its repetitions. Large writes and reads are
+            several calls.
+    """
+
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        database: str = DEFAULT_DATABASE,
+        api_key: str | None = None,
+        ssl: bool | str | Path | grpc.ChannelCredentials = False,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self._bind(tenant, database)
+        self._session = opening.with_server(host, port, api_key, ssl, timeout)
+
+    def _bind(self, tenant: str, database: str) -> None:
+        self._tenant = _requests.checked_name("tenant", tenant)
+        self._database = _requests.checked_name("database", database)
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of its database."""
+        return self._tenant
+
+    @property
+    def database(self) -> str:
+        """The database in which its collections are."""
+        return self._database
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection, or the store if nobody else in this process uses it."""
+        await self._session.close()
+
+    async def heartbeat(self) -> int:
+        """Return the server's time in nanoseconds since 1970, when the cluster can serve."""
+        response = await self._session.call(HEARTBEAT, admin_service_pb2.HeartbeatRequest())
+        return response.nanoseconds
+
+    async def get_version(self) -> str:
+        """Return the server's version."""
+        response = await self._session.call(GET_VERSION, admin_service_pb2.GetVersionRequest())
+        return response.version
+
+    async def get_max_batch_size(self) -> int:
+        """Return how many records one request may write. Larger writes are split by the client."""
+        return (await self._session.limits()).max_batch_records
+
+    async def reset(self) -> bool:
+        """Delete every collection, database and tenant.
+
+        Raises:
+            PermissionDeniedError: The server's settings do not allow it (`allow_reset`).
+        """
+        await self._session.call(RESET, admin_service_pb2.ResetRequest())
+        return True
+
+    async def create_collection(
+        self,
+        name: str,
+        configuration: HNSWConfiguration | Mapping[str, Any] | None = None,
+        metadata: Mapping[str, str | int | float | bool] | None = None,
+        embedding_function: CreateChoice = Choice.DEFAULT,
+        get_or_create: bool = False,
+    ) -> AsyncCollection:
+        """Create a collection.
+
+        Args:
+            name: 3 to 512 characters of ``[a-zA-Z0-9._-]``.
+            configuration: ``{"hnsw": {...}, "embedding_function": {"name": ..., "config": ...}}``,
+                or an `HNSWConfiguration`; what is not set takes its default.
+            metadata: The user's own, not empty.
+            embedding_function: Turns documents and query texts into vectors. By default the one
+                that Shoal brings; None: the collection takes vectors only.
+            get_or_create: Return the existing collection of this name, if there is one, as it is.
+
+        Raises:
+            CollectionExistsError: The name is taken.
+            InvalidArgumentError: An argument is not allowed, or contradicts another, or the
+                existing collection.
+        """
+        definition = _definitions.define(
+            self._tenant,
+            self._database,
+            name,
+            configuration,
+            metadata,
+            embedding_function,
+            get_or_create=get_or_create,
+        )
+        return await self._create(definition)
+
+    async def _create(self, definition: _definitions.Definition) -> AsyncCollection:
+        """Create what has been defined; also for collections that are copied here."""
+        is_repeatable = definition.request.get_or_create
+        method = GET_OR_CREATE_COLLECTION if is_repeatable else CREATE_COLLECTION
+        response = await self._session.call(method, definition.request)
+        collection = response.collection
+        return AsyncCollection(self._session, collection, definition.embedder(collection))
+
+    async def get_or_create_collection(
+        self,
+        name: str,
+        configuration: HNSWConfiguration | Mapping[str, Any] | None = None,
+        metadata: Mapping[str, str | int | float | bool] | None = None,
+        embedding_function: CreateChoice = Choice.DEFAULT,
+    ) -> AsyncCollection:
+        """Return the collection of this name as it is, or create it; as `create_collection`."""
+        return await self.create_collection(
+            name, configuration, metadata, embedding_function, get_or_create=True
+        )
+
+    async def get_collection(
+        self, name: str, embedding_function: GetChoice = Choice.STORED
+    ) -> AsyncCollection:
+        """Return a collection.
+
+        Args:
+            name: Its name.
+            embedding_function: By default the one that the collection was created with, which a
+                callable that is not registered must be passed for. None: embed nothing.
+
+        Raises:
+            CollectionNotFoundError: There is none of this name.
+            InvalidArgumentError: The function is not the one that it was created with.
+        """
+        checked = _requests.checked_name("collection", name)
+        reference = _requests.by_name(self._tenant, self._database, checked)
+        return await self._get_collection(reference, embedding_function)
+
+    async def get_collection_by_id(
+        self,
+        id: str | UUID,  # noqa: A002 (what it is called everywhere)
+        embedding_function: GetChoice = Choice.STORED,
+    ) -> AsyncCollection:
+        """Return a collection by its UUID; as `get_collection`."""
+        try:
+            checked = str(UUID(str(id)))
+        except ValueError:
+            raise invalid("id", f"id must be a UUID, got {id!r}") from None
+        reference = collection_pb2.CollectionReference(
+            tenant=self._tenant, database=self._database, id=checked
+        )
+        return await self._get_collection(reference, embedding_function)
+
+    async def _get_collection(
+        self, reference: collection_pb2.CollectionReference, embedding_function: GetChoice
+    ) -> AsyncCollection:
+        request = collection_service_pb2.GetCollectionRequest(collection=reference)
+        response = await self._session.call(GET_COLLECTION, request)
+        embedder = _definitions.embedder_of(response.collection, embedding_function)
+        return AsyncCollection(self._session, response.collection, embedder)
+
+    async def has_collection(self, name: str) -> bool:
+        """Return whether there is a collection of this name."""
+        checked = _requests.checked_name("collection", name)
+        reference = _requests.by_name(self._tenant, self._database, checked)
+        request = collection_service_pb2.GetCollectionRequest(collection=reference)
+        try:
+            await self._session.call(GET_COLLECTION, request)
+        except CollectionNotFoundError:
+            return False
+        return True
+
+    async def delete_collection(self, name: str) -> None:
+        """Delete a collection with all its records.
+
+        Raises:
+            CollectionNotFoundError: There is none of this name.
+        """
+        checked = _requests.checked_name("collection", name)
+        reference = _requests.by_name(self._tenant, self._database, checked)
+        request = collection_service_pb2.DeleteCollectionRequest(collection=reference)
+        await self._session.call(DELETE_COLLECTION, request)
+
+    async def list_collections(
+        self, limit: int | None = None, offset: int | None = None
+    ) -> list[AsyncCollection]:
+        """List the collections of the database in order of creation.
+
+        Args:
+            limit: At most so many; None: all.
+            offset: How many to pass over.
+        """
+        wanted = _requests.check_optional_count("limit", limit)
+        request = collection_service_pb2.ListCollectionsRequest(
+            tenant=self._tenant,
+            database=self._database,
+            offset=_requests.check_offset(offset),
+        )
+        found: list[AsyncCollection] = []
+        while True:
+            if wanted is not None:
+                request.limit = _requests.fits_uint32(wanted - len(found))
+            response = await self._session.call(LIST_COLLECTIONS, request)
+            for collection in response.collections:
+                embedder = _definitions.embedder_of(collection, Choice.STORED)
+                found.append(AsyncCollection(self._session, collection, embedder))
+            if not response.next_page_token or (wanted is not None and len(found) >= wanted):
+                return found
+            request.page_token = response.next_page_token
+            request.offset = 0
+
+    async def count_collections(self) -> int:
+        """Return how many collections the database has."""
+        request = collection_service_pb2.CountCollectionsRequest(
+            tenant=self._tenant, database=self._database
+        )
+        return (await self._session.call(COUNT_COLLECTIONS, request)).count
+
+
+class AsyncPersistentClient(AsyncClient):
+    """A client of a store in this process, kept in a directory.
+
+    Needs ``shoal[server]``. Clients of one directory in one process share the store, which is
+    closed with the last of them; they must agree on `allow_reset`.
+
+    Args:
+        path: The store's directory; made if it is not there.
+        tenant: Whose database.
+        database: The database in which its collections are.
+        allow_reset: Whether `reset` may empty everything.
+        timeout: Seconds that a call may take.
+
+    Raises:
+        DataDirectoryLockedError: Another process uses the directory.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        tenant: str = DEFAULT_TENANT,
+        database: str = DEFAULT_DATABASE,
+        allow_reset: bool = False,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self._bind(tenant, database)
+        self._session = opening.with_store(path, timeout, allow_reset=allow_reset)
+
+
+class AsyncEphemeralClient(AsyncClient):
+    """A client of a store of its own in this process, which is gone when it is closed.
+
+    Needs ``shoal[server]``.
+
+    Args:
+        tenant: Whose database.
+        database: The database in which its collections are.
+        allow_reset: Whether `reset` may empty everything.
+        timeout: Seconds that a call may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        database: str = DEFAULT_DATABASE,
+        allow_reset: bool = False,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self._bind(tenant, database)
+        self._session = opening.with_store(None, timeout, allow_reset=allow_reset)

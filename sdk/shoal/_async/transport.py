@@ -1,0 +1,161 @@
+"""How a call leaves the client: the seam between what is asked and how it travels.
+
+Everything above speaks of methods and serialised messages; everything below of channels, or of a
+store in this process. A test can put anything in between.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import grpc.aio
+
+from shoal import _status, errors
+from shoal._address import CHANNEL_OPTIONS, Address
+from shoal._async import runtime
+from shoal._methods import HEARTBEAT, Method
+from shoal._retry import CONNECT_TIMEOUT_S
+
+# For asking a channel that cannot connect why.
+_DIAGNOSIS_TIMEOUT_S: Final = 0.5
+
+
+class AsyncTransport(Protocol):
+    """Carries calls."""
+
+    async def call(self, method: Method[Any, Any], request: bytes, timeout_s: float) -> bytes:
+        """Make one attempt at a call, and return the serialised response.
+
+        Args:
+            method: The RPC.
+            request: The serialised request.
+            timeout_s: How long the attempt may take, > 0.
+
+        Raises:
+            ShoalError: What the server says, or how it could not be reached.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything. Idempotent; no call may follow."""
+        ...
+
+
+class AsyncChannelTransport:
+    """Calls a server over gRPC.
+
+    The channel is made by the first call. It belongs to the process and event loop that it was
+    made in: a call from elsewhere (after a fork, in another `asyncio.run`) makes another.
+    """
+
+    def __init__(self, address: Address, api_key: str | None) -> None:
+        self._address = address
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        self._place: runtime.Place | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._calls: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._is_connected = False
+        self._is_closed = False
+        # Channels of the process that this one was forked from. Destroying them here could wait
+        # for threads that exist only there.
+        self._inherited: list[grpc.aio.Channel] = []
+
+    async def call(self, method: Method[Any, Any], request: bytes, timeout_s: float) -> bytes:
+        """Make one attempt at a call; the first one seeks the server for a few seconds."""
+        channel = self._channel_here()
+        if not self._is_connected:
+            await self._connect(channel, min(timeout_s, CONNECT_TIMEOUT_S))
+        return await self._attempt(channel, method, request, timeout_s)
+
+    async def close(self) -> None:
+        """Close the channel, if it is of this place."""
+        self._is_closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None and self._place == runtime.current_place():
+            await channel.close()
+        elif channel is not None:
+            self._inherited.append(channel)
+
+    def _channel_here(self) -> grpc.aio.Channel:
+        if self._is_closed:
+            raise errors.FailedPreconditionError("this client has been closed")
+        place = runtime.current_place()
+        if self._channel is None or self._place != place:
+            if self._channel is not None and self._place is not None and self._place[0] != place[0]:
+                self._inherited.append(self._channel)
+            self._place = place
+            self._is_connected = False
+            self._calls = {}
+            self._channel = self._open()
+        return self._channel
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._address.credentials is None:
+            return grpc.aio.insecure_channel(self._address.target, options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(
+            self._address.target, self._address.credentials, options=CHANNEL_OPTIONS
+        )
+
+    async def _connect(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
+        if await runtime.wait_until_ready(channel, timeout_s):
+            self._is_connected = True
+            return
+        # The channel knows why, but tells it only to a call.
+        try:
+            await self._attempt(channel, HEARTBEAT, b"", _DIAGNOSIS_TIMEOUT_S)
+        except errors.UnavailableError as error:
+            raise _status.unreached(str(self._address), timeout_s, str(error)) from None
+        except errors.DeadlineExceededError:
+            raise _status.unreached(str(self._address), timeout_s, "") from None
+        # It connected at the last moment.
+        self._is_connected = True
+
+    async def _attempt(
+        self, channel: grpc.aio.Channel, method: Method[Any, Any], request: bytes, timeout_s: float
+    ) -> bytes:
+        call = self._calls.get(method.path)
+        if call is None:
+            # Without serialisers: messages pass as bytes, and vectors in them untouched.
+            call = self._calls[method.path] = channel.unary_unary(method.path)
+        try:
+            return await call(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise _status.to_error(
+                error.code().name,
+                error.details(),
+                error.trailing_metadata(),
+                method=method.name,
+                address=str(self._address),
+                timeout_s=timeout_s,
+            ) from None
+
+
+class AsyncEmbeddedTransport:
+    """Calls a store in this process, which has all the roles of a cluster."""
+
+    def __init__(self, path: Path | None, allow_reset: bool) -> None:
+        # Only who uses the embedded store needs what the server needs.
+        from shoal import _embedded
+
+        self._process_id = os.getpid()
+        self._store: _embedded.Store | None = _embedded.open_store(path, allow_reset=allow_reset)
+
+    async def call(self, method: Method[Any, Any], request: bytes, timeout_s: float) -> bytes:
+        """Call the store."""
+        store = self._store
+        if store is None:
+            raise errors.FailedPreconditionError("this client has been closed")
+        if self._process_id != os.getpid():
+            raise errors.FailedPreconditionError(
+                "this client was opened before the process was forked; "
+                "a store serves the process that opened it"
+            )
+        return await runtime.call_store(store, method.service, method.name, request, timeout_s)
+
+    async def close(self) -> None:
+        """Close the store, if nobody else in this process uses it."""
+        store, self._store = self._store, None
+        if store is not None and self._process_id == os.getpid():
+            await runtime.in_thread(store.close)

@@ -1,0 +1,172 @@
+"""Answers as results: columns of messages into lists and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.results import (
+    GetResult,
+    QueryPlan,
+    QueryResult,
+    ShardPlan,
+    StoredMetadata,
+    UnsearchedShard,
+)
+from shoal.v1 import record_service_pb2, value_pb2
+from shoal.wire.metadata import metadata_from_message
+from shoal.wire.vectors import vectors_of
+
+_METHOD_NAMES: Final = {
+    record_service_pb2.SEARCH_METHOD_NOTHING: "nothing",
+    record_service_pb2.SEARCH_METHOD_EXACT: "exact",
+    record_service_pb2.SEARCH_METHOD_GRAPH: "graph",
+}
+
+
+def _texts(column: value_pb2.StringColumn) -> list[str | None]:
+    texts: list[str | None] = list(column.values)
+    for position in column.absent:
+        texts[position] = None
+    return texts
+
+
+def _metadatas(rows: Sequence[value_pb2.Metadata]) -> list[StoredMetadata | None]:
+    return [metadata_from_message(row) or None for row in rows]
+
+
+@dataclass(slots=True)
+class Columns:
+    """Records of several answers, one after the other.
+
+    Attributes:
+        include: What was asked for.
+        ids: Always there.
+        vectors: Arrays of shape ``(n, d)``, one an answer.
+    """
+
+    include: Sequence[str]
+    ids: list[str] = field(default_factory=list)
+    vectors: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    documents: list[str | None] = field(default_factory=list)
+    uris: list[str | None] = field(default_factory=list)
+    metadatas: list[StoredMetadata | None] = field(default_factory=list)
+
+    def extend(self, records: value_pb2.RecordColumns) -> None:
+        """Append the records of an answer."""
+        self.ids.extend(records.ids)
+        if "embeddings" in self.include and records.ids:
+            self.vectors.append(vectors_of(records.vectors))
+        if "documents" in self.include:
+            self.documents.extend(_texts(records.documents))
+        if "uris" in self.include:
+            self.uris.extend(_texts(records.uris))
+        if "metadatas" in self.include:
+            self.metadatas.extend(_metadatas(records.metadatas))
+
+    def all_vectors(self, dimension: int | None) -> npt.NDArray[np.float32]:
+        """All vectors, shape ``(n, d)``, writable."""
+        if not self.vectors:
+            return np.empty((0, dimension or 0), np.float32)
+        # A view of an answer's bytes would be read-only, and keep the whole answer alive.
+        return np.concatenate(self.vectors).astype(np.float32, copy=False)
+
+
+def get_result(columns: Columns, dimension: int | None) -> GetResult:
+    """Make the result of a get."""
+    include = columns.include
+    return GetResult(
+        ids=columns.ids,
+        embeddings=columns.all_vectors(dimension) if "embeddings" in include else None,
+        documents=columns.documents if "documents" in include else None,
+        uris=columns.uris if "uris" in include else None,
+        data=None,
+        metadatas=columns.metadatas if "metadatas" in include else None,
+        included=list(include),
+    )
+
+
+def query_result(
+    answers: Sequence[record_service_pb2.QueryResponse],
+    include: Sequence[str],
+    dimension: int | None,
+    *,
+    explain: bool,
+    allow_partial: bool,
+) -> QueryResult:
+    """Make the result of a query that was sent in one or several calls."""
+    columns = Columns(include)
+    counts: list[int] = []
+    distances: list[float] = []
+    for answer in answers:
+        columns.extend(answer.records)
+        counts.extend(answer.match_counts)
+        distances.extend(answer.distances)
+    ends = np.cumsum(counts, dtype=np.int64).tolist()
+    bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def nested(name: str, column: Any) -> list[Any] | None:
+        return [column[a:b] for a, b in bounds] if name in include else None
+
+    vectors = columns.all_vectors(dimension)
+    result = QueryResult(
+        ids=[columns.ids[a:b] for a, b in bounds],
+        embeddings=nested("embeddings", vectors),
+        documents=nested("documents", columns.documents),
+        uris=nested("uris", columns.uris),
+        data=None,
+        metadatas=nested("metadatas", columns.metadatas),
+        distances=nested("distances", distances),
+        included=list(include),
+    )
+    if explain:
+        result["plan"] = _plan(answers, bounds)
+    if allow_partial:
+        result["unsearched_shards"] = _unsearched(answers)
+    return result
+
+
+def _unsearched(answers: Sequence[record_service_pb2.QueryResponse]) -> list[UnsearchedShard]:
+    found: dict[str, UnsearchedShard] = {}
+    for answer in answers:
+        for shard in answer.unsearched_shards:
+            found[shard.shard_id] = {
+                "shard_id": shard.shard_id,
+                "reason": shard.reason,
+                "message": shard.message,
+            }
+    return list(found.values())
+
+
+def _plan(
+    answers: Sequence[record_service_pb2.QueryResponse], bounds: Sequence[tuple[int, int]]
+) -> QueryPlan:
+    """Add up what the calls of one query tell."""
+    shards: dict[str, ShardPlan] = {}
+    match_shards: list[str] = []
+    for answer in answers:
+        plans = answer.plan.shards
+        match_shards.extend(plans[position].shard_id for position in answer.plan.match_shards)
+        for plan in plans:
+            before = shards.get(plan.shard_id)
+            shards[plan.shard_id] = {
+                "shard_id": plan.shard_id,
+                "worker_id": plan.worker_id,
+                "method": _METHOD_NAMES.get(plan.method, "unknown"),
+                "record_count": plan.record_count,
+                "matching_count": plan.matching_count,
+                "fresh_count": plan.fresh_count,
+                "candidate_count": plan.candidate_count
+                + (before["candidate_count"] if before else 0),
+                "seconds": plan.seconds + (before["seconds"] if before else 0.0),
+                "sequence": plan.sequence,
+            }
+    return {
+        "shards": list(shards.values()),
+        "match_shards": [match_shards[a:b] for a, b in bounds],
+        "gateway_seconds": sum(answer.plan.gateway_seconds for answer in answers),
+    }
