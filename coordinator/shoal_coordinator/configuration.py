@@ -44,6 +44,9 @@ _BOUNDS: Final = {
 }
 """Least and greatest value, inclusive."""
 
+MAX_FUNCTION_BYTES: Final = 64 * 1024
+"""Of a stored embedding function: it lies in every gateway's table and beside every shard."""
+
 _DEFAULTS: Final = {
     "ef_construction": 100,
     "ef_search": 100,
@@ -72,7 +75,7 @@ def resolve(requested: CollectionConfiguration, *, cores: int) -> CollectionConf
         UnimplementedError: More than one replica.
     """
     check_values(requested.hnsw)
-    _check_enum(Space.values(), requested.embedding_function.default_space, "default_space")
+    _check_function(requested.embedding_function)
     hnsw = HnswConfiguration()
     hnsw.CopyFrom(requested.hnsw)
     for name, default in _DEFAULTS.items():
@@ -195,6 +198,7 @@ def check_function_update(existing: Collection, new: EmbeddingFunction) -> None:
     Raises:
         InvalidArgumentError: It has another name, or vectors of another dimension.
     """
+    _check_function(new)
     old = existing.configuration.embedding_function
     if new.name != old.name:
         raise _contradiction("embedding function", existing, repr(old.name), repr(new.name))
@@ -213,6 +217,17 @@ def stored(function: EmbeddingFunction) -> EmbeddingFunction:
 def same_function(one: EmbeddingFunction, other: EmbeddingFunction) -> bool:
     """Whether two embedding functions are the same: by name, and by what builds them."""
     return one.name == other.name and one.config == other.config
+
+
+def _check_function(function: EmbeddingFunction) -> None:
+    _check_enum(Space.values(), function.default_space, "default_space")
+    if function.ByteSize() > MAX_FUNCTION_BYTES:
+        message = (
+            f"embedding function {function.name[:100]!r} takes {function.ByteSize():,} bytes,"
+            f" at most {MAX_FUNCTION_BYTES:,} are stored"
+        )
+        violation = FieldViolation("configuration.embedding_function", message)
+        raise InvalidArgumentError(message, violations=[violation])
 
 
 def _described(function: EmbeddingFunction) -> str:

@@ -55,7 +55,13 @@ from shoal_coordinator.assignment import bucket_runs, place
 from shoal_coordinator.changes import Changes
 from shoal_coordinator.delivery import Delivery, WorkerStub
 from shoal_coordinator.membership import Membership
-from shoal_coordinator.state import CatalogState, Change, deletions_of
+from shoal_coordinator.state import (
+    MAX_COLLECTIONS,
+    CatalogState,
+    Change,
+    check_room,
+    deletions_of,
+)
 from shoal_coordinator.table import RoutingTable
 
 _log = structlog.get_logger(__name__)
@@ -263,6 +269,7 @@ class Lifecycle:
                     raise _exists(database, wanted.name)
                 configuration.check_agreement(wanted.configuration, existing.collection)
             return None, (existing, False)
+        check_room("collections", len(state.collections), MAX_COLLECTIONS)
         workers = place(resolved.hnsw.shards, self._membership.candidates(state))
         entry = _new_entry(state, database, wanted, resolved, workers, self._now())
         return Change(collections=(entry,)), (entry, True)

@@ -168,6 +168,9 @@ class Membership:
                 "worker_refused", worker_id=worker_id, address=address, error=error.message
             )
             raise
+        finally:
+            if worker_id not in self._members and not lock.locked():
+                self._registering.pop(worker_id, None)
         metrics.REGISTRATIONS.labels("accepted").inc()
         self._note(worker_id, address, report, len(held))
         await self._announce_readiness()

@@ -16,8 +16,11 @@ from shoal_coordinator.lifecycle import Lifecycle
 from shoal_coordinator.state import (
     DEFAULT_DATABASE,
     DEFAULT_TENANT,
+    MAX_DATABASES,
+    MAX_TENANTS,
     CatalogState,
     Change,
+    check_room,
     deletions_of,
 )
 from shoal_coordinator.table import RoutingTable
@@ -54,6 +57,7 @@ class Namespaces:
                 raise TenantExistsError(
                     f"tenant {name!r} exists already", metadata={"tenant": name}
                 )
+            check_room("tenants", len(state.tenants), MAX_TENANTS)
             tenant = TenantEntry(name=name, creation_number=state.next_creation_number)
             return Change(tenants=(tenant,)), tenant
 
@@ -71,6 +75,7 @@ class Namespaces:
                     f"tenant {tenant!r} has a database {name!r} already",
                     metadata={"tenant": tenant, "database": name},
                 )
+            check_room("databases", len(state.databases), MAX_DATABASES)
             database = DatabaseEntry(
                 database_id=str(uuid.uuid4()),
                 name=name,

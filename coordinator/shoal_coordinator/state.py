@@ -12,7 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from shoal.errors import DatabaseNotFoundError, DataLossError, TenantNotFoundError
+from shoal.errors import (
+    DatabaseNotFoundError,
+    DataLossError,
+    QuotaExceededError,
+    TenantNotFoundError,
+)
 from shoal.internal.v1.catalog_pb2 import (
     COLLECTION_STATE_ACTIVE,
     CollectionEntry,
@@ -25,6 +30,13 @@ from shoal.internal.v1.catalog_pb2 import (
 
 DEFAULT_TENANT: Final = "default_tenant"
 DEFAULT_DATABASE: Final = "default_database"
+
+MAX_COLLECTIONS: Final = 100_000
+"""In the cluster. All of them lie in the memory of the coordinator and of every gateway."""
+
+MAX_TENANTS: Final = 100_000
+MAX_DATABASES: Final = 100_000
+"""In the cluster; for the same reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +243,15 @@ class CatalogState:
 
     def _count(self, creation_number: int) -> None:
         self.creation_number = max(self.creation_number, creation_number)
+
+
+def check_room(what: str, count: int, limit: int) -> None:
+    """Refuse one more. Raises QuotaExceededError."""
+    if count >= limit:
+        raise QuotaExceededError(
+            f"the cluster has {count:,} {what}, the most it may have",
+            metadata={"limit": f"max_{what}", "value": str(limit)},
+        )
 
 
 def deletions_of(entries: Iterable[CollectionEntry]) -> tuple[ShardDeletion, ...]:

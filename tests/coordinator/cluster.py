@@ -28,6 +28,13 @@ from shoal_coordinator.state import DEFAULT_DATABASE, DEFAULT_TENANT
 CONTROL = "shoal.internal.v1.ShardControlService"
 
 
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that nobody announces."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 class FakeWorker:
     """A `ShardControlService` over a directory with one file for each shard."""
 
@@ -198,9 +205,7 @@ class Cluster:
 
     async def settled(self) -> None:
         """Wait until no deletion is unconfirmed."""
-        async with asyncio.timeout(10):
-            while self.coordinator.table.state.deletions:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not self.coordinator.table.state.deletions)
 
     def make_worker(self, name: str, **options: Any) -> FakeWorker:
         worker = FakeWorker(self.directory / name, f"{name}:1", **options)
