@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from shoal.internal.v1 import membership_service_pb2, membership_service_pb2_grpc
+from shoal.server.health import LIVE
 from shoal.server.process import PARENT_FD_VARIABLE
 
 _ROLE = """
@@ -165,6 +166,7 @@ def test_a_signal_stops_in_order_and_lets_calls_end(
         running.process.send_signal(number)
         time.sleep(0.2)
         assert _health(health) == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert _health(health, LIVE) == health_pb2.HealthCheckResponse.SERVING
         assert under_way.result() == membership_service_pb2.HeartbeatWorkerResponse()
     code, out, err = running.end()
     assert (code, out) == (0, "closed\n")

@@ -17,7 +17,14 @@ from grpc_reflection.v1alpha import reflection
 from shoal.errors import FailedPreconditionError
 from shoal.server import metrics, transport
 
-__all__ = ["Health", "HttpPort", "add_reflection"]
+__all__ = ["LIVE", "Health", "HttpPort", "add_reflection"]
+
+LIVE: Final = "live"
+"""The name under which health says SERVING as long as the process answers at all.
+
+For liveness probes: a process that recovers its shards, waits for the coordinator, or ends in order
+is not ready, and to kill it would only prolong that.
+"""
 
 _MAX_HEAD_BYTES: Final = 8 * 1024
 _HEAD_TIMEOUT_S: Final = 5.0
@@ -54,6 +61,7 @@ class Health:
 
     async def listen(self, host: str, port: int) -> tuple[grpc.aio.Server, int]:
         """Start a server that serves nothing but this, and give it with its port."""
+        await self._servicer.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         server = transport.server()
         self.add_to(server)
         bound = transport.bind(server, host, port)
