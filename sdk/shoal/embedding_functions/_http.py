@@ -15,11 +15,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from shoal import errors
-from shoal._version import VERSION
 
 __all__ = ["JsonService", "check_url", "refusal"]
 
@@ -35,6 +35,9 @@ _MAX_ANSWER_BYTES: Final = 512 << 20
 """2,048 vectors of 16,384 numbers, as text."""
 
 _MAX_SHOWN: Final = 500
+
+_USER_AGENT: Final = f"shoal/{metadata.version('shoal')}"
+"""Some services refuse what calls itself Python-urllib."""
 
 _WORTH_REPEATING: Final = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -100,8 +103,7 @@ class JsonService:
         raise AssertionError("the last attempt returns or raises")
 
     def _post_once(self, body: bytes, headers: Mapping[str, str]) -> Any:
-        # Some services refuse what calls itself Python-urllib.
-        common = {"Content-Type": "application/json", "User-Agent": f"shoal/{VERSION}"}
+        common = {"Content-Type": "application/json", "User-Agent": _USER_AGENT}
         request = urllib.request.Request(self._url, body, {**common, **headers})
         try:
             with self._opener.open(request, timeout=self._timeout_s) as response:
@@ -127,15 +129,15 @@ class JsonService:
 
     def _unreachable(self, error: Exception) -> errors.ShoalError:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        metadata = {"address": self._url}
+        facts = {"address": self._url}
         if isinstance(cause, TimeoutError):
             # Not repeated: who waited so long once should not wait five times as long.
             return errors.DeadlineExceededError(
                 f"the embedding service at {self._url} did not answer within {self._timeout_s} s",
-                metadata=metadata,
+                metadata=facts,
             )
         return errors.UnavailableError(
-            f"the embedding service at {self._url} cannot be reached: {cause}", metadata=metadata
+            f"the embedding service at {self._url} cannot be reached: {cause}", metadata=facts
         )
 
 
@@ -153,19 +155,19 @@ def refusal(
     """
     said, code = _explanation(text)
     message = f"the embedding service at {address} refused with {status}: {said}"
-    metadata = {"address": address, "http_status": str(status)}
+    facts = {"address": address, "http_status": str(status)}
     if status in (401, 403):
         kind = errors.UnauthenticatedError if status == 401 else errors.PermissionDeniedError
-        return kind(f"{message} ({key_hint})" if key_hint else message, metadata=metadata)
+        return kind(f"{message} ({key_hint})" if key_hint else message, metadata=facts)
     if status == 429 and code == "insufficient_quota":
-        return errors.QuotaExceededError(message, metadata=metadata)
+        return errors.QuotaExceededError(message, metadata=facts)
     if status == 429:
-        return errors.OverloadedError(message, metadata=metadata, retry_after_s=retry_after_s)
+        return errors.OverloadedError(message, metadata=facts, retry_after_s=retry_after_s)
     if status in _WORTH_REPEATING:
-        return errors.UnavailableError(message, metadata=metadata, retry_after_s=retry_after_s)
+        return errors.UnavailableError(message, metadata=facts, retry_after_s=retry_after_s)
     if status >= 500:
-        return errors.InternalError(message, metadata=metadata)
-    return errors.InvalidArgumentError(message, metadata=metadata)
+        return errors.InternalError(message, metadata=facts)
+    return errors.InvalidArgumentError(message, metadata=facts)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
