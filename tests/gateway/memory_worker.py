@@ -45,7 +45,8 @@ class Shard:
     )
 
     def in_order(self, request: Any) -> list[Record]:
-        ids = set(request.ids.values) if request.HasField("ids") else None
+        has_ids = "ids" in request.DESCRIPTOR.fields_by_name and request.HasField("ids")
+        ids = set(request.ids.values) if has_ids else None
         where = compile_where(request.where) if request.HasField("where") else None
         document = (
             compile_document(request.where_document) if request.HasField("where_document") else None
