@@ -1,0 +1,137 @@
+"""A cluster of processes on one machine: all roles started, kept alive, and stopped in order.
+
+The roles find out that this process is gone by a pipe that only it holds open for writing, so that
+they end with it even if it is killed; they share its lock on the data directory, so that nobody
+starts on the directory before the last of them has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from shoal.errors import ShoalError
+from shoal.server import rpc
+from shoal.v1 import admin_service_pb2, admin_service_pb2_grpc
+from shoal_local.child import Child, ChildPlan
+from shoal_local.directory import DataDirectory
+from shoal_local.state import RunState
+
+__all__ = ["Supervisor", "wait_until_ready"]
+
+_STOP_ORDER: Final = ("gateway", "worker", "coordinator")
+_READY_POLL_S: Final = 0.05
+_READY_CALL_S: Final = 2.0
+_WAITING_NOTE_S: Final = 10.0
+
+_log: Final = structlog.get_logger("shoal.local")
+
+
+class Supervisor:
+    """Runs a coordinator, workers and a gateway as child processes.
+
+    Args:
+        directory: Held by this process.
+        plans: Coordinator, workers, gateway, in this order.
+        environment: What the children inherit.
+        on_ready: Called once, when all have registered and the gateway answers.
+    """
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        plans: Sequence[ChildPlan],
+        *,
+        environment: Mapping[str, str],
+        on_ready: Callable[[RunState], None],
+    ) -> None:
+        self._directory = directory
+        self._on_ready = on_ready
+        self._is_ready = False
+        self._parent_read, self._parent_write = os.pipe()
+        self._children = [
+            Child(
+                plan,
+                environment=environment,
+                pass_descriptors=(self._parent_read, directory.lock_descriptor),
+                on_change=self._write_state,
+            )
+            for plan in plans
+        ]
+
+    @property
+    def state(self) -> RunState:
+        """What runs now."""
+        return RunState(
+            process=os.getpid(),
+            worker_count=sum(child.plan.role == "worker" for child in self._children),
+            is_ready=self._is_ready,
+            roles=tuple(child.state for child in self._children),
+        )
+
+    def _write_state(self) -> None:
+        self.state.write(self._directory.path)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set, and leave nothing running.
+
+        Raises:
+            ShoalError: A role refused to start.
+        """
+        keeping = [asyncio.create_task(child.keep()) for child in self._children]
+        announcing = asyncio.create_task(self._announce())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([*keeping, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            announcing.cancel()
+            stopping.cancel()
+            await self._stop_in_order()
+            ended = await asyncio.gather(*keeping, announcing, stopping, return_exceptions=True)
+            os.close(self._parent_write)
+            os.close(self._parent_read)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+    def kill(self) -> None:
+        """End all children at once."""
+        for child in self._children:
+            child.kill()
+
+    async def _stop_in_order(self) -> None:
+        """First who asks, then who is asked: nobody runs into a role that is gone."""
+        for role in _STOP_ORDER:
+            await asyncio.gather(*(c.stop() for c in self._children if c.plan.role == role))
+
+    async def _announce(self) -> None:
+        gateway = self._children[-1].plan
+        await wait_until_ready(f"{gateway.host}:{gateway.port}")
+        self._is_ready = True
+        for child in self._children:
+            child.has_been_ready = True
+        self._write_state()
+        self._on_ready(self.state)
+
+
+async def wait_until_ready(address: str) -> None:
+    """Wait until a cluster answers its heartbeat. Bounded by nothing: shards may be recovering."""
+    loop = asyncio.get_running_loop()
+    note_at = loop.time() + _WAITING_NOTE_S
+    async with rpc.channel(address) as channel:
+        stub = admin_service_pb2_grpc.AdminServiceStub(channel)
+        request = admin_service_pb2.HeartbeatRequest()
+        while True:
+            try:
+                await rpc.call(stub.Heartbeat, request, timeout_s=_READY_CALL_S)
+            except ShoalError as error:
+                if loop.time() > note_at:
+                    _log.info("still_waiting", address=address, message=error.message)
+                    note_at = loop.time() + _WAITING_NOTE_S
+            else:
+                return
+            await asyncio.sleep(_READY_POLL_S)
