@@ -104,7 +104,7 @@ class RegisterWorkerResponse(_message.Message):
     cluster_id: _builtins.str
     """The cluster, to be written into a new data directory before anything else."""
     heartbeat_seconds: _builtins.float
-    """Time between heartbeats, seconds."""
+    """Time between heartbeats, and until the first one, seconds."""
     def __init__(
         self,
         *,

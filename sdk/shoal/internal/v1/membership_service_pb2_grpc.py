@@ -52,7 +52,9 @@ class MembershipServiceServicer(object):
     """
 
     def RegisterWorker(self, request, context):
-        """Joins, or joins again after a restart of either side. Errors:
+        """Joins, or joins again after a restart of either side. A worker that comes
+        without a cluster is only told which one this is: it writes that down, and
+        its first heartbeat tells it to register again. Errors:
         FAILED_PRECONDITION for a data directory of another cluster, and for a UUID
         under which another live process is registered.
         """

@@ -34,7 +34,9 @@ class MembershipServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MembershipServiceAsyncStub: ...
     RegisterWorker: _grpc.UnaryUnaryMultiCallable[_membership_service_pb2.RegisterWorkerRequest, _membership_service_pb2.RegisterWorkerResponse]
-    """Joins, or joins again after a restart of either side. Errors:
+    """Joins, or joins again after a restart of either side. A worker that comes
+    without a cluster is only told which one this is: it writes that down, and
+    its first heartbeat tells it to register again. Errors:
     FAILED_PRECONDITION for a data directory of another cluster, and for a UUID
     under which another live process is registered.
     """
@@ -47,7 +49,9 @@ class MembershipServiceAsyncStub(MembershipServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterWorker: _aio.UnaryUnaryMultiCallable[_membership_service_pb2.RegisterWorkerRequest, _membership_service_pb2.RegisterWorkerResponse]  # type: ignore[assignment]
-    """Joins, or joins again after a restart of either side. Errors:
+    """Joins, or joins again after a restart of either side. A worker that comes
+    without a cluster is only told which one this is: it writes that down, and
+    its first heartbeat tells it to register again. Errors:
     FAILED_PRECONDITION for a data directory of another cluster, and for a UUID
     under which another live process is registered.
     """
@@ -63,7 +67,9 @@ class MembershipServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _membership_service_pb2.RegisterWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_membership_service_pb2.RegisterWorkerResponse, _abc.Awaitable[_membership_service_pb2.RegisterWorkerResponse]]:
-        """Joins, or joins again after a restart of either side. Errors:
+        """Joins, or joins again after a restart of either side. A worker that comes
+        without a cluster is only told which one this is: it writes that down, and
+        its first heartbeat tells it to register again. Errors:
         FAILED_PRECONDITION for a data directory of another cluster, and for a UUID
         under which another live process is registered.
         """
