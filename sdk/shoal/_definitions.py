@@ -61,6 +61,7 @@ def define(
         InvalidArgumentError: Something is not allowed, or contradicts something else.
     """
     checked_name = _requests.checked_name("collection", name)
+    metadata_message = _requests.collection_metadata(metadata)
     configured, described = configuration.split_configuration(configuration_)
     hnsw = configuration.merge_hnsw(configured, configuration.hnsw_of_metadata(metadata))
     function, message = _function(embedding_function, described)
@@ -74,7 +75,7 @@ def define(
         configuration=collection_pb2.CollectionConfiguration(
             hnsw=configuration.hnsw_to_message(hnsw), embedding_function=message
         ),
-        metadata=_requests.collection_metadata(metadata),
+        metadata=metadata_message,
         get_or_create=bool(get_or_create),
     )
     return Definition(request, function, message is not None)

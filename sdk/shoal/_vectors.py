@@ -7,7 +7,7 @@ into bytes, booleans, texts of digits. These are refused here, naming the first 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
@@ -40,14 +40,15 @@ def to_vectors(
         InvalidArgumentError: There is no vector, one is not of real and finite numbers, or they are
             of different lengths.
     """
-    if isinstance(embeddings, str | bytes) or not hasattr(embeddings, "__len__"):
+    if isinstance(embeddings, str | bytes | Set | Mapping) or not hasattr(embeddings, "__len__"):
         raise invalid(field, f"{field} must be vectors of numbers, got {type(embeddings).__name__}")
     if isinstance(embeddings, np.ndarray) and not _is_object_array(embeddings):
         array = embeddings
     elif hasattr(embeddings, "__array__") and not _is_object_array(embeddings):
         array = np.asarray(embeddings)
     else:
-        array = _stack(list(embeddings), field)
+        listed = embeddings.tolist() if isinstance(embeddings, np.ndarray) else embeddings
+        array = _stack(list(listed), field)
     _check_dtype(array.dtype, field)
     if array.ndim == 1 and array.size:
         array = array[np.newaxis, :]
