@@ -44,6 +44,9 @@ HEARTBEAT_S: Final = 1.0
 LEASE_S: Final = 5.0
 """Some lost heartbeats, or a long pause of the process, are no death."""
 
+INTRODUCTION_S: Final = 0.05
+"""A new worker has written down its cluster after this time, and sends its first heartbeat."""
+
 PROBE_TIMEOUT_S: Final = 1.0
 """How long the former process of a UUID may take to say that it is still there."""
 
@@ -96,7 +99,7 @@ class Membership:
         self._expected_workers = expected_workers
         self._recover = recover
         self._joined = joined
-        self.heartbeat_s = heartbeat_s
+        self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
         # Workers of the catalog count as live for one lease, so that a restart of the coordinator
         # shows nobody anything that is not so.
@@ -139,11 +142,15 @@ class Membership:
         address: str,
         cluster_id: str,
         held: Sequence[HeldShard],
-    ) -> str:
+    ) -> tuple[str, float]:
         """Let a worker join, or join again.
 
+        A worker whose directory belongs to no cluster yet is only told which one this is: it writes
+        that down, is told by its first heartbeat to register again, and then is a member. So no
+        shard can come into a directory that does not know its cluster.
+
         Returns:
-            The cluster's UUID.
+            The cluster's UUID, and the time until the worker's first heartbeat.
 
         Raises:
             FailedPreconditionError: Its directory belongs to another cluster, or another live
@@ -158,6 +165,8 @@ class Membership:
             async with lock:
                 self._check_cluster(self._table.state, worker_id, cluster_id)
                 await self._check_alone(worker_id, process_id, address)
+                if not cluster_id:
+                    return self._table.state.cluster_id, INTRODUCTION_S
                 report, _ = await self._changes.make(
                     lambda state: self._admit(state, worker_id, address, cluster_id, held)
                 )
@@ -175,7 +184,7 @@ class Membership:
         self._note(worker_id, address, report, len(held))
         await self._announce_readiness()
         self._joined(worker_id, report.stale)
-        return self._table.state.cluster_id
+        return self._table.state.cluster_id, self._heartbeat_s
 
     async def heartbeat(self, worker_id: str, process_id: str) -> None:
         """Prolong a worker's lease. Raises NotRegisteredError: it must register (again)."""

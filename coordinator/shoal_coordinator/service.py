@@ -177,7 +177,7 @@ class MembershipService:
     async def register_worker(
         self, request: membership_api.RegisterWorkerRequest, context: CallContext
     ) -> membership_api.RegisterWorkerResponse:
-        cluster_id = await self._membership.register(
+        cluster_id, heartbeat_s = await self._membership.register(
             request.worker_id,
             request.process_id,
             request.address,
@@ -185,7 +185,7 @@ class MembershipService:
             list(request.shards),
         )
         return membership_api.RegisterWorkerResponse(
-            cluster_id=cluster_id, heartbeat_seconds=self._membership.heartbeat_s
+            cluster_id=cluster_id, heartbeat_seconds=heartbeat_s
         )
 
     async def heartbeat_worker(

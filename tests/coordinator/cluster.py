@@ -75,7 +75,13 @@ class FakeWorker:
             for shard_id, entry in self.shards.items()
         ]
 
-    async def register(self, coordinator: Coordinator) -> str:
+    async def register(self, coordinator: Coordinator) -> None:
+        if not self.cluster_id:
+            # A new worker is told its cluster first, and then comes again.
+            await self.introduce(coordinator)
+        await self.introduce(coordinator)
+
+    async def introduce(self, coordinator: Coordinator) -> None:
         response = await coordinator.membership_service.register_worker(
             membership_api.RegisterWorkerRequest(
                 worker_id=self.worker_id,
@@ -87,7 +93,6 @@ class FakeWorker:
             context_for(10),
         )
         (self.directory / "cluster_id").write_text(response.cluster_id)
-        return response.cluster_id
 
     async def heartbeat(self, coordinator: Coordinator) -> None:
         await coordinator.membership_service.heartbeat_worker(

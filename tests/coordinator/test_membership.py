@@ -19,6 +19,20 @@ async def test_a_worker_learns_its_cluster(cluster: Cluster) -> None:
     assert cluster.coordinator.table.state.workers[worker.worker_id].live
 
 
+async def test_a_new_worker_is_a_member_once_its_directory_knows_its_cluster(
+    cluster: Cluster,
+) -> None:
+    worker = cluster.make_worker("a")
+    await worker.introduce(cluster.coordinator)
+
+    assert worker.cluster_id == cluster.coordinator.table.state.cluster_id
+    assert not cluster.coordinator.table.state.workers
+    with pytest.raises(NotRegisteredError):
+        await worker.heartbeat(cluster.coordinator)
+    await worker.introduce(cluster.coordinator)
+    await worker.heartbeat(cluster.coordinator)
+
+
 async def test_the_cluster_is_ready_when_the_expected_workers_are_there(cluster: Cluster) -> None:
     await cluster.stop()
     await cluster.start(expected_workers=2)
