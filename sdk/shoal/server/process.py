@@ -40,6 +40,7 @@ import structlog
 from shoal.errors import ShoalError
 from shoal.server import logs, metrics, rpc, settings
 from shoal.server.health import Health, HttpPort, add_reflection
+from shoal.server.resources import add_resource_metrics
 
 __all__ = ["PARENT_FD_VARIABLE", "RoleProcess", "run"]
 
@@ -204,6 +205,7 @@ def run(
         return EXIT_WRONG_SETTINGS
     logs.configure(role=role, level=given.log_level, form=given.log_format)
     metrics.add_process_metrics(role)
+    add_resource_metrics(getattr(given, "data_dir", None))
     try:
         asyncio.run(_live(role, given, serve))
     except ShoalError as error:
