@@ -64,12 +64,13 @@ class Cluster:
     async def add_worker(self, address: str) -> MemoryWorker:
         worker = MemoryWorker(address)
         self.workers.append(worker)
-        await self.coordinator.membership_service.register_worker(
-            membership_service_pb2.RegisterWorkerRequest(
-                worker_id=worker.worker_id, process_id=worker.process_id, address=address
-            ),
-            context_for(5),
+        request = membership_service_pb2.RegisterWorkerRequest(
+            worker_id=worker.worker_id, process_id=worker.process_id, address=address
         )
+        register = self.coordinator.membership_service.register_worker
+        # A new worker is told its cluster first, and is a member when it comes again with it.
+        request.cluster_id = (await register(request, context_for(5))).cluster_id
+        await register(request, context_for(5))
         return worker
 
     async def add_gateway(self, limits: Limits = DEFAULT_LIMITS) -> Gateway:

@@ -69,7 +69,7 @@ async def filled(cluster: Cluster) -> Cluster:
 
 
 def catalog_says(cluster: Cluster, entry: catalog_pb2.CollectionEntry) -> None:
-    cluster.coordinator.table.state.collections[entry.collection.id] = entry  # type: ignore[index]
+    cluster.coordinator.table.state.collections[entry.collection.id] = entry
 
 
 async def test_a_stale_route_is_followed_to_the_new_holder(filled: Cluster) -> None:
@@ -187,7 +187,7 @@ async def test_each_call_downstream_carries_what_is_left(filled: Cluster) -> Non
         left.append(context.time_remaining())
         return await answer(request, context)
 
-    worker.count_shards = count_shards  # type: ignore[method-assign]
+    worker.count_shards = count_shards  # type: ignore[method-assign,assignment]
     # Stubs bind the methods when they are made.
     await filled.gateway._stubs.keep_only([])
     await filled.records.Count(record_service_pb2.CountRequest(collection=books()), timeout=7)
@@ -329,7 +329,7 @@ async def test_a_page_is_of_one_sequence_although_it_is_read_in_rounds(filled: C
             worker.shards[shard_id].sequence += 1
         return answer
 
-    worker.get_from_shards = get_from_shards  # type: ignore[method-assign]
+    worker.get_from_shards = get_from_shards  # type: ignore[method-assign,assignment]
     await filled.gateway._stubs.keep_only([])
 
     answer = await filled.records.Get(get(limit=40))
