@@ -1,0 +1,288 @@
+"""Decides when a shard needs a graph, and has the builder make it.
+
+One thread and one builder process serve all shards of the worker: parallelism is across cores
+between the builder and the searches, never within a graph. The builder is started at the first
+job, with `subprocess` (multiprocessing would import an embedded user's script again), and gets the
+vectors through its standard input: from the fresh set, which lies in memory, or when the dead are
+to go, from the records by short transactions, so that no long reader pins pages.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from enum import Enum, auto
+from typing import Final
+
+import numpy as np
+import structlog
+
+from shoal_worker import metrics
+from shoal_worker.builder import BATCH_HEADER, Job
+from shoal_worker.checkpoint_files import checkpoint_path
+from shoal_worker.environment import EnvironmentClosedError
+from shoal_worker.graph import DamagedCheckpointError
+from shoal_worker.identity import Configuration
+from shoal_worker.sealed import DamagedValueError
+from shoal_worker.shard import Shard
+from shoal_worker.state import State
+from shoal_worker.store import VectorBatch
+
+__all__ = ["Building", "Need", "need_of"]
+
+_logger: Final = structlog.get_logger(__name__)
+
+MINIMUM_GRAPH_VECTORS: Final = 2_000
+"""Below this an exact scan is as fast as a graph."""
+
+FRESH_SHARE: Final = 0.1
+"""Of its graph, the share of fresh vectors that is worth a new one: each vector is then written in
+about ten checkpoints while the shard grows tenfold, and the scan beside the graph stays small."""
+
+DEAD_SHARE: Final = 0.25
+"""Of its graph, the share of dead vectors at which it is built anew without them: until then they
+widen a search by a third at most."""
+
+_SEND_VECTORS: Final = 2048
+_RETRY_S: Final = 5.0
+_ADOPT_TIMEOUT_S: Final = 600.0
+
+
+class Need(Enum):
+    """What a shard's graph needs."""
+
+    NOTHING = auto()
+    EXTENSION = auto()
+    REBUILD = auto()
+
+
+def need_of(state: State, configuration: Configuration) -> Need:
+    """Say what a shard's graph needs in a state."""
+    pending = state.fresh.pending_count
+    graph = state.graph
+    if graph is None:
+        least = max(MINIMUM_GRAPH_VECTORS, configuration.batch_size, configuration.sync_threshold)
+        return Need.REBUILD if pending >= least else Need.NOTHING
+    dead = state.graph_dead_count
+    changes = pending + dead
+    if changes < configuration.sync_threshold:
+        return Need.NOTHING
+    if dead > DEAD_SHARE * graph.vector_count:
+        return Need.REBUILD
+    if pending >= max(configuration.batch_size, FRESH_SHARE * graph.vector_count):
+        return Need.EXTENSION
+    return Need.NOTHING
+
+
+class _BuilderError(Exception):
+    """The builder could not do a job, or is gone."""
+
+
+class _Builder:
+    """The builder process."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            # -P: nothing in the caller's working directory is taken for a module of ours.
+            [sys.executable, "-P", "-m", "shoal_worker.builder"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def build(self, job: Job, batches: Iterator[VectorBatch]) -> None:
+        """Have a job done.
+
+        Raises:
+            _BuilderError: If it could not be done.
+        """
+        source, sink = self._process.stdout, self._process.stdin
+        assert source is not None
+        assert sink is not None
+        try:
+            sink.write(job.encode())
+            for batch in batches:
+                sink.write(BATCH_HEADER.pack(len(batch.keys)))
+                sink.write(np.ascontiguousarray(batch.keys, "<u8").data)
+                sink.write(np.ascontiguousarray(batch.vectors, "<f4").data)
+            sink.write(BATCH_HEADER.pack(0))
+            sink.flush()
+            answer = source.readline()
+        except OSError as error:
+            raise _BuilderError(f"the builder is gone: {error}") from error
+        if not answer:
+            raise _BuilderError(f"the builder ended with exit code {self._process.wait()}")
+        problem = json.loads(answer)["problem"]
+        if problem:
+            raise _BuilderError(problem)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End it, whatever it does: what it has not renamed into place does not count."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                _close_quietly(pipe)
+
+
+def _close_quietly(pipe: object) -> None:
+    try:
+        pipe.close()  # type: ignore[attr-defined]
+    except BrokenPipeError:
+        # What was buffered was for a process that is gone.
+        return
+
+
+class Building:
+    """Builds the graphs of a worker's shards, one after the other."""
+
+    def __init__(self) -> None:
+        self._wake = threading.Condition()
+        self._waiting: dict[str, Shard] = {}  # guarded by _wake; by shard ID, first come first
+        self._is_closing = False  # guarded by _wake
+        self._builder: _Builder | None = (
+            None  # replaced by the thread, ended by `close`, under _wake
+        )
+        self._thread = threading.Thread(target=self._run, name="shoal-building", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take shards."""
+        self._thread.start()
+
+    def consider(self, shard: Shard) -> None:
+        """Have a shard's graph built if it needs it. Called after each change; costs next to
+        nothing."""
+        if shard.failed or need_of(shard.newest, shard.configuration) is Need.NOTHING:
+            return
+        with self._wake:
+            if not self._is_closing:
+                self._waiting[shard.shard_id] = shard
+                self._wake.notify()
+
+    def close(self) -> None:
+        """End the builder and the thread."""
+        with self._wake:
+            self._is_closing = True
+            self._waiting.clear()
+            if self._builder is not None:
+                self._builder.close()
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (shard := self._next()) is not None:
+            try:
+                with metrics.BUILD_SECONDS.time():
+                    self._build(shard)
+            except EnvironmentClosedError:
+                # Closed meanwhile: considered again when it is opened.
+                continue
+            except (_BuilderError, DamagedCheckpointError, DamagedValueError, OSError) as error:
+                metrics.FAILED_BUILDS.inc()
+                _logger.warning("graph_build_failed", shard_id=shard.shard_id, error=str(error))
+                self._pause()
+            except FutureTimeoutError:
+                _logger.warning("graph_adoption_timed_out", shard_id=shard.shard_id)
+            self.consider(shard)
+
+    def _next(self) -> Shard | None:
+        with self._wake:
+            while not self._waiting and not self._is_closing:
+                self._wake.wait()
+            if self._is_closing:
+                return None
+            return self._waiting.pop(next(iter(self._waiting)))
+
+    def _pause(self) -> None:
+        """Wait before the next job, so that what fails at once does not fail without end."""
+        with self._wake:
+            if not self._is_closing:
+                self._wake.wait_for(lambda: self._is_closing, _RETRY_S)
+
+    def _build(self, shard: Shard) -> None:
+        begin = time.perf_counter()
+        state = shard.newest
+        need = need_of(state, shard.configuration)
+        if need is Need.NOTHING:
+            return
+        is_extension = need is Need.EXTENSION and state.graph is not None
+        base = (
+            checkpoint_path(shard.directory, state.graph.sequence).name
+            if (is_extension and state.graph is not None)
+            else ""
+        )
+        fit = shard.configuration.fit
+        job = Job(
+            directory=str(shard.directory),
+            shard_id=shard.shard_id,
+            dimension=state.meta.dimension,
+            space=fit.space.value,
+            quantization=fit.quantization.value,
+            max_neighbors=fit.max_neighbors,
+            ef_construction=fit.ef_construction,
+            base=base,
+            sequence=state.meta.sequence,
+            last_key=state.meta.next_key - 1,
+        )
+        if is_extension and state.graph is not None:
+            batches = _fresh_batches(shard, state, state.graph.last_key)
+        else:
+            batches = _all_batches(shard, state)
+        self._running_builder().build(job, batches)
+        shard.adopt_graph(state.meta.sequence).result(_ADOPT_TIMEOUT_S)
+        _logger.info(
+            "graph_published",
+            shard_id=shard.shard_id,
+            sequence=state.meta.sequence,
+            vectors=shard.newest.graph.vector_count if shard.newest.graph else 0,
+            kind=need.name.lower(),
+            seconds=round(time.perf_counter() - begin, 3),
+        )
+
+    def _running_builder(self) -> _Builder:
+        with self._wake:
+            if self._is_closing:
+                raise EnvironmentClosedError("the worker is closing")
+            if self._builder is None or not self._builder.is_alive:
+                if self._builder is not None:
+                    self._builder.close()
+                self._builder = _Builder()
+            return self._builder
+
+
+def _fresh_batches(shard: Shard, state: State, after_key: int) -> Iterator[VectorBatch]:
+    """Give the fresh vectors that a graph can hold, from memory, by ascending key."""
+    for batch in state.fresh.batches():
+        keep = (batch.keys > after_key) & shard.configuration.fit.holds(batch.vectors)
+        if keep.any():
+            yield VectorBatch(batch.keys[keep], batch.rows[keep], batch.vectors[keep])
+
+
+def _all_batches(shard: Shard, state: State) -> Iterator[VectorBatch]:
+    """Give every current vector that a graph can hold, by ascending key.
+
+    Each batch is read in a transaction of its own. What dies meanwhile is dead beside the new
+    graph, as it would have been beside the old one; what is added has keys beyond those of the
+    state.
+    """
+    first, end = 1, state.meta.next_key
+    while first < end:
+        with shard.pin() as pinned:
+            batch = pinned.store.vectors_between(
+                pinned.txn, first, end, state.meta.dimension, _SEND_VECTORS
+            )
+        if not len(batch.keys):
+            return
+        first = int(batch.keys[-1]) + 1
+        keep = shard.configuration.fit.holds(batch.vectors)
+        if keep.any():
+            yield VectorBatch(batch.keys[keep], batch.rows[keep], batch.vectors[keep])

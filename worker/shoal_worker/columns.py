@@ -1,0 +1,138 @@
+"""The columns of an answer, read in the pinned transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+import numpy as np
+
+from shoal.errors import OverloadedError
+from shoal_worker.environment import Database, Transaction
+from shoal_worker.sealed import DamagedValueError
+from shoal_worker.store import Record, Store
+
+__all__ = ["Column", "ColumnReader", "Columns"]
+
+_STRING_OVERHEAD_BYTES: Final = 4
+"""What a string costs in a message beside its own bytes: its tag and length."""
+
+
+class Column(Enum):
+    """What an answer carries beside the IDs."""
+
+    DOCUMENTS = auto()
+    METADATAS = auto()
+    VECTORS = auto()
+    URIS = auto()
+
+
+@dataclass(slots=True)
+class Columns:
+    """Records, column by column; a column that was not asked for is None.
+
+    Attributes:
+        ids: The records' IDs.
+        ordinals: Their ordinals.
+        vectors: Little-endian float32 numbers of each.
+        metadatas: Each a serialised shoal.v1.Metadata; empty: none.
+        documents: None where there is none.
+        uris: None where there is none.
+        size_bytes: Roughly what they weigh in a message.
+    """
+
+    ids: list[str]
+    ordinals: list[int]
+    vectors: list[bytes] | None
+    metadatas: list[bytes] | None
+    documents: list[str | None] | None
+    uris: list[str | None] | None
+    size_bytes: int = 0
+
+    @staticmethod
+    def empty(include: frozenset[Column]) -> Columns:
+        """Give columns without records."""
+        return Columns(
+            [],
+            [],
+            [] if Column.VECTORS in include else None,
+            [] if Column.METADATAS in include else None,
+            [] if Column.DOCUMENTS in include else None,
+            [] if Column.URIS in include else None,
+        )
+
+
+class ColumnReader:
+    """Reads records into columns, up to a bound of bytes."""
+
+    def __init__(
+        self, txn: Transaction, store: Store, include: frozenset[Column], max_bytes: int
+    ) -> None:
+        self._txn = txn
+        self._store = store
+        self._max_bytes = max_bytes
+        self.columns = Columns.empty(include)
+
+    def add(self, record: Record) -> bool:
+        """Append a record.
+
+        Returns:
+            False if the columns already hold something and would grow over their bound: then the
+            record was left out.
+        """
+        txn, store, columns = self._txn, self._store, self.columns
+        row = record.row
+        size = len(record.id) + _STRING_OVERHEAD_BYTES + 8
+        vector = metadata = document = uri = None
+        if columns.vectors is not None:
+            vector = store.vector(txn, record.key)
+            if vector is None:
+                raise DamagedValueError(f"the vector of row {row} is missing")
+            size += len(vector)
+        if columns.metadatas is not None:
+            metadata = store.value(txn, store.metadata, row) or b""
+            size += len(metadata) + _STRING_OVERHEAD_BYTES
+        if columns.documents is not None:
+            document = self._text(store.documents, row)
+            size += len(document or b"") + _STRING_OVERHEAD_BYTES
+        if columns.uris is not None:
+            uri = self._text(store.uris, row)
+            size += len(uri or b"") + _STRING_OVERHEAD_BYTES
+        if columns.ids and columns.size_bytes + size > self._max_bytes:
+            return False
+        columns.size_bytes += size
+        columns.ids.append(record.id)
+        columns.ordinals.append(record.ordinal)
+        if columns.vectors is not None and vector is not None:
+            columns.vectors.append(vector)
+        if columns.metadatas is not None and metadata is not None:
+            columns.metadatas.append(metadata)
+        if columns.documents is not None:
+            columns.documents.append(None if document is None else document.decode())
+        if columns.uris is not None:
+            columns.uris.append(None if uri is None else uri.decode())
+        return True
+
+    def _text(self, database: Database, row: int) -> bytes | None:
+        return self._store.value(self._txn, database, row)
+
+
+def check_answer_fits(fits: bool, max_bytes: int) -> None:
+    """Refuse an answer over its bound.
+
+    Raises:
+        OverloadedError: It names `include`, which is what the caller can change.
+    """
+    if not fits:
+        raise OverloadedError(
+            f"the answer would exceed {max_bytes} bytes: ask for less with `include`, or for fewer "
+            "results or queries",
+            metadata={"limit": str(max_bytes), "field": "include"},
+        )
+
+
+def packed_ordinals(ordinals: Sequence[int]) -> bytes:
+    """Give ordinals as little-endian uint64 bytes."""
+    return np.array(ordinals, "<u8").tobytes()

@@ -1,0 +1,228 @@
+"""One LMDB environment: transactions, and a map that grows on its own.
+
+LMDB's map has a fixed size while anything uses it: growing it under a live transaction or buffer
+ends in SIGBUS. So every transaction of the process passes a gate. To grow (or to close) the gate is
+shut for new transactions, the live ones are waited for, and then it opens again. A write that finds
+the map full is aborted, the map doubled, and the write run again from its beginning: it must be
+repeatable.
+
+The commit is the sync: LMDB's defaults (sync, metasync, no writemap) are what law 1 demands, and
+are never changed here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, TypeAlias, TypeVar
+
+import lmdb
+
+__all__ = ["Database", "Environment", "EnvironmentClosedError", "Reader", "Transaction"]
+
+# Values come out as memoryviews into the map: they must not outlive their transaction, nor, in a
+# write transaction, the next change.
+Transaction: TypeAlias = "lmdb.Transaction[memoryview]"
+Database: TypeAlias = "lmdb._Database"
+
+_T = TypeVar("_T")
+
+INITIAL_MAP_BYTES: Final = 256 * 1024 * 1024
+"""Address space, not disk: large enough that most shards never grow, and small enough that
+thousands of open shards stay far below the 128 TiB a process has."""
+
+MAX_READERS: Final = 254
+"""Reader slots of an environment: searches on threads and on the event loop, far fewer."""
+
+
+class EnvironmentClosedError(Exception):
+    """The environment was closed under a caller that had not begun its transaction yet."""
+
+
+class Reader:
+    """A read transaction as a context manager; what it gives must be copied before it ends."""
+
+    __slots__ = ("_environment", "txn")
+
+    def __init__(self, environment: Environment, txn: Transaction) -> None:
+        self._environment = environment
+        self.txn = txn
+
+    def __enter__(self) -> Transaction:
+        return self.txn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def renew(self) -> None:
+        """Move the transaction to the newest committed state."""
+        self.txn.abort()
+        self.txn = self._environment._begin()
+
+    def close(self) -> None:
+        """End the transaction."""
+        self.txn.abort()
+        self._environment._leave()
+
+
+class Environment:
+    """An LMDB file with named databases.
+
+    Args:
+        path: The file; its directory must exist.
+        databases: Names of the databases, created where missing if `create`.
+        create: Whether the file may be made. Otherwise it must be there.
+        initial_map_bytes: Address space to begin with.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        databases: Sequence[str],
+        *,
+        create: bool,
+        initial_map_bytes: int = INITIAL_MAP_BYTES,
+    ) -> None:
+        if not create and not path.is_file():
+            # lmdb would create an empty environment: absence is never an instruction.
+            raise FileNotFoundError(path)
+        self._path = path
+        size = path.stat().st_size if path.is_file() else 0
+        # Power of two times the initial size, with room for the file to double.
+        map_bytes = initial_map_bytes
+        while map_bytes < 2 * size:
+            map_bytes *= 2
+        self._environment = lmdb.open(
+            str(path),
+            subdir=False,
+            map_size=map_bytes,
+            max_dbs=len(databases),
+            max_readers=MAX_READERS,
+            create=create,
+            # Reads touch scattered pages; the kernel's read-ahead would fetch their neighbours.
+            readahead=False,
+        )
+        self._map_bytes = map_bytes
+        # A killed process leaves its reader slots behind, and with them old pages pinned.
+        self._environment.reader_check()
+        self.databases: Mapping[str, Database] = self._open_databases(databases, create)
+        self._gate = threading.Condition()
+        self._live = 0  # guarded by _gate: transactions that are under way
+        self._shut = False  # guarded by _gate: no new transaction may begin
+        self._closed = False  # guarded by _gate
+
+    def _open_databases(self, names: Sequence[str], create: bool) -> dict[str, Database]:
+        try:
+            return {name: self._environment.open_db(name.encode(), create=create) for name in names}
+        except lmdb.Error:
+            self._environment.close()
+            raise
+
+    @property
+    def map_bytes(self) -> int:
+        """Address space that the environment has now."""
+        return self._map_bytes
+
+    @property
+    def busy(self) -> bool:
+        """Whether beginning a transaction would wait now."""
+        return self._shut
+
+    def _enter(self) -> None:
+        with self._gate:
+            while self._shut and not self._closed:
+                self._gate.wait()
+            if self._closed:
+                raise EnvironmentClosedError(str(self._path))
+            self._live += 1
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._live -= 1
+            if self._live == 0 and self._shut:
+                self._gate.notify_all()
+
+    def read(self) -> Reader:
+        """Begin a read transaction on the newest committed state."""
+        self._enter()
+        try:
+            return Reader(self, self._begin())
+        except BaseException:
+            self._leave()
+            raise
+
+    def _begin(self) -> Transaction:
+        # lmdb keeps the last transaction that ended for the next one: this is not an allocation.
+        return self._environment.begin(buffers=True)
+
+    def write(
+        self, work: Callable[[Transaction], _T], before_commit: Callable[[_T], None] | None = None
+    ) -> _T:
+        """Run `work` in a write transaction and commit it, synced.
+
+        Args:
+            work: What to write; run again from its beginning if the map had to grow.
+            before_commit: Called with what `work` gave, right before the commit. If the commit
+                fails, the exception passes through and the caller must not rely on what it did.
+        """
+        while True:
+            self._enter()
+            txn: Transaction | None = None
+            try:
+                txn = self._environment.begin(write=True, buffers=True)
+                result = work(txn)
+                if before_commit:
+                    before_commit(result)
+                txn.commit()
+                return result
+            except lmdb.MapFullError:
+                if txn is not None:
+                    txn.abort()
+            except BaseException:
+                if txn is not None:
+                    txn.abort()
+                raise
+            finally:
+                self._leave()
+            self._grow()
+
+    def _grow(self) -> None:
+        with self._gate:
+            if self._closed:
+                raise EnvironmentClosedError(str(self._path))
+            self._shut = True
+            while self._live:
+                self._gate.wait()
+            try:
+                self._map_bytes *= 2
+                self._environment.set_mapsize(self._map_bytes)
+            finally:
+                self._shut = False
+                self._gate.notify_all()
+
+    def copy_compacted(self, path: Path, txn: Transaction | None = None) -> None:
+        """Copy the state of a transaction, without free pages, to a new file."""
+        self._enter()
+        try:
+            self._environment.copy(str(path), compact=True, txn=txn)
+        finally:
+            self._leave()
+
+    def close(self) -> None:
+        """Wait for the live transactions, and close. Later ones raise EnvironmentClosedError."""
+        with self._gate:
+            if self._closed:
+                return
+            self._shut = True
+            self._closed = True
+            self._gate.notify_all()
+            while self._live:
+                self._gate.wait()
+            self._environment.close()

@@ -1,0 +1,239 @@
+"""The fresh set: vectors that are committed but not in the graph, searched exactly.
+
+It lies in blocks that only grow: a vector's place is written once, before the state that counts it
+is published, and its death is noted as the sequence at which it died. So a reader of sequence s
+looks at the first `count` vectors and leaves out those that died at s or before, while the writer
+prepares s + 1 beside it; nothing is copied and nothing is locked. There is one writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_worker.distances import Queries, Space, bounded, exact, norms
+from shoal_worker.nearest import Candidates, Nearest
+from shoal_worker.store import VectorBatch
+
+__all__ = ["FreshSet", "FreshWriter"]
+
+_SMALLEST_BLOCK: Final = 64
+_LARGEST_BLOCK: Final = 4096
+"""Vectors in a block: few for the many small shards, and for the large ones so many that a block's
+share of Python is small beside its scan."""
+
+_ALIVE: Final = np.uint64(2**64 - 1)
+_NEVER: Final = 2**64 - 2  # a sequence beyond every death
+
+_SCAN_CELLS: Final = 1024 * 1024
+"""Query-vector pairs whose distances are held at once: 32 MB with their bounds."""
+
+
+class _Block:
+    """Vectors at fixed places. The arrays never move; only the writer fills them."""
+
+    __slots__ = ("dead_at", "filled", "keys", "norms", "rows", "vectors")
+
+    def __init__(self, capacity: int, dimension: int) -> None:
+        self.vectors = np.empty((capacity, dimension), np.float32)
+        self.norms = np.empty(capacity, np.float64)
+        self.keys = np.empty(capacity, np.uint64)
+        self.rows = np.empty(capacity, np.uint32)
+        self.dead_at = np.full(capacity, _ALIVE, np.uint64)
+        self.filled = 0  # the writer's; readers have counts of their own
+
+    @property
+    def capacity(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class FreshSet:
+    """What one published state sees of the fresh set. Immutable.
+
+    Attributes:
+        blocks: The blocks, each with how many of its vectors count.
+        sequence: The state's; what died later is alive here.
+        live_count: Vectors that are alive.
+        exact_count: Those among them that no graph can hold.
+        size: Vectors alive and dead: what a scan costs.
+    """
+
+    blocks: tuple[tuple[_Block, int], ...]
+    sequence: int
+    live_count: int
+    exact_count: int
+    size: int
+
+    @property
+    def pending_count(self) -> int:
+        """Vectors that wait for a graph."""
+        return self.live_count - self.exact_count
+
+    def search(
+        self,
+        space: Space,
+        queries: Queries,
+        limit: int,
+        rows: npt.NDArray[np.uint32] | None = None,
+    ) -> list[Candidates]:
+        """Give each query's `limit` nearest, exactly ranked.
+
+        Args:
+            space: Which distance.
+            queries: The query vectors.
+            limit: At least 1.
+            rows: If given, only these rows, ascending.
+        """
+        nearest = [Nearest(limit) for _ in range(len(queries.single))]
+        step = max(1, _SCAN_CELLS // _LARGEST_BLOCK)
+        for first in range(0, len(nearest), step):
+            part = queries.part(slice(first, first + step))
+            for block, count in self.blocks:
+                alive = block.dead_at[:count] > self.sequence
+                if rows is not None:
+                    alive &= np.isin(block.rows[:count], rows, assume_unique=True)
+                self._search_block(space, part, block, count, alive, nearest[first : first + step])
+        return [n.candidates() for n in nearest]
+
+    @staticmethod
+    def _search_block(
+        space: Space,
+        queries: Queries,
+        block: _Block,
+        count: int,
+        alive: npt.NDArray[np.bool_],
+        nearest: list[Nearest],
+    ) -> None:
+        distance, error = bounded(space, queries, block.vectors[:count], block.norms[:count])
+        for i, collected in enumerate(nearest):
+            chosen = collected.survivors(distance[i] - error[i], distance[i] + error[i], alive)
+            if chosen.size:
+                collected.add(
+                    exact(space, queries.double[i], block.vectors[chosen]),
+                    block.rows[chosen],
+                    block.keys[chosen],
+                )
+
+    def batches(self) -> Iterator[VectorBatch]:
+        """Give the vectors that are alive, block by block, by ascending key within the fresh."""
+        for block, count in self.blocks:
+            alive = np.flatnonzero(block.dead_at[:count] > self.sequence)
+            if alive.size:
+                yield VectorBatch(block.keys[alive], block.rows[alive], block.vectors[alive])
+
+
+class FreshWriter:
+    """Fills the fresh set; belongs to the one thread that drains the shard's queue."""
+
+    def __init__(self) -> None:
+        self._blocks: list[_Block] = []
+        # Place of each vector that is alive, by key.
+        self._places: dict[int, tuple[_Block, int]] = {}
+        # Of those, the keys of which no graph can hold.
+        self._exact: set[int] = set()
+        # What was done since `begin`, so that it can be undone.
+        self._added: list[int] = []
+        self._removed: list[tuple[int, _Block, int, bool]] = []
+
+    @property
+    def live_count(self) -> int:
+        """Vectors that are alive."""
+        return len(self._places)
+
+    def begin(self) -> None:
+        """Begin the changes of one commit."""
+        self._added = []
+        self._removed = []
+
+    def roll_back(self) -> None:
+        """Undo the changes since `begin`. No reader has seen them: they were not committed."""
+        for key, block, offset, is_exact in self._removed:
+            block.dead_at[offset] = _ALIVE
+            self._places[key] = (block, offset)
+            if is_exact:
+                self._exact.add(key)
+        for key in reversed(self._added):
+            block, offset = self._places.pop(key)
+            block.filled = offset
+            self._exact.discard(key)
+        while self._blocks and not self._blocks[-1].filled:
+            self._blocks.pop()
+        self.begin()
+
+    def add(self, batch: VectorBatch, exact_keys: Iterable[int]) -> None:
+        """Append vectors, by ascending key.
+
+        Args:
+            batch: The vectors.
+            exact_keys: Keys of which those in the batch can be in no graph.
+        """
+        present = set(batch.keys.tolist())
+        self._exact.update(key for key in exact_keys if key in present)
+        taken = 0
+        while taken < len(batch.keys):
+            block = self._block_with_room(batch.vectors.shape[1])
+            count = min(block.capacity - block.filled, len(batch.keys) - taken)
+            place = slice(block.filled, block.filled + count)
+            part = slice(taken, taken + count)
+            block.vectors[place] = batch.vectors[part]
+            block.norms[place] = norms(batch.vectors[part])
+            block.keys[place] = batch.keys[part]
+            block.rows[place] = batch.rows[part]
+            block.dead_at[place] = _ALIVE
+            keys = batch.keys[part].tolist()
+            for offset, key in enumerate(keys, block.filled):
+                self._places[key] = (block, offset)
+            self._added += keys
+            block.filled += count
+            taken += count
+
+    def _block_with_room(self, dimension: int) -> _Block:
+        if self._blocks and self._blocks[-1].filled < self._blocks[-1].capacity:
+            return self._blocks[-1]
+        total = sum(block.capacity for block in self._blocks)
+        capacity = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, total))
+        self._blocks.append(_Block(capacity, dimension))
+        return self._blocks[-1]
+
+    def remove(self, key: int, sequence: int) -> bool:
+        """Note the death of a vector.
+
+        Returns:
+            Whether it was here; otherwise the graph holds it.
+        """
+        place = self._places.pop(key, None)
+        if place is None:
+            return False
+        block, offset = place
+        block.dead_at[offset] = sequence
+        self._removed.append((key, block, offset, key in self._exact))
+        self._exact.discard(key)
+        return True
+
+    def snapshot(self, sequence: int) -> FreshSet:
+        """Give what the state of a sequence sees."""
+        blocks = tuple((block, block.filled) for block in self._blocks)
+        size = sum(count for _, count in blocks)
+        return FreshSet(blocks, sequence, len(self._places), len(self._exact), size)
+
+    def without(self, last_key: int) -> FreshWriter:
+        """Give a fresh set without what a graph took in, and without the dead.
+
+        Args:
+            last_key: The graph considered every key up to here, and holds those it can.
+        """
+        remaining = FreshWriter()
+        exact = np.array(sorted(self._exact), np.uint64)
+        for batch in self.snapshot(_NEVER).batches():
+            stays = np.isin(batch.keys, exact)
+            keep = (batch.keys > last_key) | stays
+            if keep.any():
+                kept = VectorBatch(batch.keys[keep], batch.rows[keep], batch.vectors[keep])
+                remaining.add(kept, batch.keys[stays].tolist())
+        remaining.begin()
+        return remaining

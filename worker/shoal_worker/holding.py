@@ -1,0 +1,311 @@
+"""The shards that a worker holds: opened at their first use, closed when others need the room.
+
+A held shard is what lies in the data directory; it serves at one epoch. Opening takes milliseconds
+and happens on the caller's thread. A shard that is closed under a caller that has just looked it
+up says so (`EnvironmentClosedError`), and the caller looks it up again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from shoal.errors import DataLossError, FailedPreconditionError, StaleRouteError
+from shoal.internal.v1.catalog_pb2 import CollectionEntry, ShardDeletion
+from shoal.internal.v1.storage_pb2 import ShardIdentity
+from shoal_worker import metrics
+from shoal_worker.identity import (
+    IDENTITY_FORMAT,
+    configuration_of,
+    read_identity,
+    write_identity,
+)
+from shoal_worker.layout import DataDirectory, ShardFate
+from shoal_worker.shard import Shard, create_records
+
+__all__ = ["HeldShards", "Holding"]
+
+_logger: Final = structlog.get_logger(__name__)
+
+OpenShard = Callable[[Path, ShardIdentity], Shard]
+
+
+class Holding:
+    """One held shard.
+
+    Attributes:
+        identity: Whose it is, at which epoch; None if it cannot be read.
+        loss: Why it cannot serve, or None.
+    """
+
+    def __init__(
+        self, shard_id: UUID, identity: ShardIdentity | None, loss: DataLossError | None
+    ) -> None:
+        self.shard_id = shard_id
+        self.identity = identity
+        self.loss = loss
+        self.lock = threading.Lock()  # held while it is opened, closed, changed or deleted
+        self.shard: Shard | None = None  # replaced under the lock, read without
+        self.is_gone = False
+
+    @property
+    def ready(self) -> Shard | None:
+        """The shard, if it is open and sound."""
+        shard = self.shard
+        return shard if shard is not None and not shard.failed else None
+
+
+class HeldShards:
+    """All shards of a data directory.
+
+    Args:
+        directory: Locked by the caller.
+        open_shard: Opens one.
+        max_open: How many may be open.
+    """
+
+    def __init__(self, directory: DataDirectory, open_shard: OpenShard, max_open: int) -> None:
+        self._directory = directory
+        self._open_shard = open_shard
+        self._max_open = max_open
+        self._lock = threading.Lock()
+        self._holdings: dict[str, Holding] = {}  # guarded by _lock for changes
+        self._open: OrderedDict[str, Holding] = OrderedDict()  # guarded by _lock; oldest use first
+        for shard_id in directory.held_shards():
+            self._holdings[str(shard_id)] = self._found(shard_id)
+        self._count()
+
+    def _found(self, shard_id: UUID) -> Holding:
+        path = self._directory.shard_path(shard_id)
+        try:
+            if not path.is_dir():
+                raise DataLossError(
+                    f"shard {shard_id} was created on this worker and its directory {path} is gone"
+                )
+            identity = read_identity(path)
+            self._check(identity, shard_id)
+        except DataLossError as error:
+            error.metadata["shard_id"] = str(shard_id)
+            _logger.error("shard_lost", shard_id=str(shard_id), message=str(error))
+            return Holding(shard_id, None, error)
+        return Holding(shard_id, identity, None)
+
+    def _check(self, identity: ShardIdentity, shard_id: UUID) -> None:
+        own = (str(self._directory.cluster_id or ""), str(self._directory.worker_id), str(shard_id))
+        if (identity.cluster_id, identity.worker_id, identity.shard_id) != own:
+            raise FailedPreconditionError(
+                f"the directory of shard {shard_id} belongs to shard {identity.shard_id} of worker "
+                f"{identity.worker_id} in cluster {identity.cluster_id}: it is not this worker's"
+            )
+
+    def _count(self) -> None:
+        metrics.HELD_SHARDS.set(len(self._holdings))
+        metrics.LOST_SHARDS.set(sum(h.loss is not None for h in self._holdings.values()))
+        metrics.OPEN_SHARDS.set(len(self._open))
+
+    def all(self) -> list[Holding]:
+        """Give every held shard."""
+        return list(self._holdings.values())
+
+    # Finding.
+
+    def find(self, collection_id: str, shard_id: str, epoch: int) -> Holding:
+        """Give the holding of a shard at an epoch.
+
+        Raises:
+            StaleRouteError: If this worker does not hold the shard at that epoch.
+            DataLossError: If it does, and it is gone or damaged.
+        """
+        holding = self._holdings.get(shard_id)
+        if holding is None:
+            raise StaleRouteError(
+                f"this worker does not hold shard {shard_id}", metadata={"shard_id": shard_id}
+            )
+        if holding.loss is not None:
+            raise holding.loss
+        identity = holding.identity
+        assert identity is not None
+        if identity.epoch != epoch or identity.entry.collection.id != collection_id:
+            raise StaleRouteError(
+                f"shard {shard_id} is held at epoch {identity.epoch} for collection "
+                f"{identity.entry.collection.id}, asked for at {epoch} for {collection_id}",
+                metadata={"shard_id": shard_id, "epoch": str(identity.epoch)},
+            )
+        return holding
+
+    def opened(self, holding: Holding) -> Shard:
+        """Give a holding's shard, open. Opening reads its files: not for the event loop.
+
+        Raises:
+            DataLossError: If its records are gone or damaged.
+            StaleRouteError: If it was deleted meanwhile.
+        """
+        with holding.lock:
+            if holding.is_gone or holding.identity is None:
+                raise StaleRouteError(f"shard {holding.shard_id} was deleted")
+            shard = holding.shard
+            if shard is not None and shard.failed:
+                shard.close()
+                shard = holding.shard = None
+            if shard is None:
+                path = self._directory.shard_path(holding.shard_id)
+                if not path.is_dir():
+                    raise DataLossError(
+                        f"shard {holding.shard_id} was created on this worker and its directory "
+                        f"{path} is gone",
+                        metadata={"shard_id": str(holding.shard_id)},
+                    )
+                shard = holding.shard = self._open_shard(path, holding.identity)
+        self.touch(holding)
+        self._make_room()
+        return shard
+
+    def touch(self, holding: Holding) -> None:
+        """Note a use."""
+        name = str(holding.shard_id)
+        with self._lock:
+            self._open[name] = holding
+            self._open.move_to_end(name)
+
+    def _make_room(self) -> None:
+        """Close the shards that were not used for longest, as far as they are idle."""
+        with self._lock:
+            surplus = len(self._open) - self._max_open
+            oldest = list(self._open.values())[: max(0, surplus)]
+        for holding in oldest:
+            self._close_if_idle(holding)
+        metrics.OPEN_SHARDS.set(len(self._open))
+
+    def _close_if_idle(self, holding: Holding) -> None:
+        if not holding.lock.acquire(blocking=False):
+            return
+        try:
+            if holding.shard is None or holding.shard.is_idle:
+                self._close(holding)
+        finally:
+            holding.lock.release()
+
+    def _close(self, holding: Holding) -> None:
+        """With the holding's lock held."""
+        shard, holding.shard = holding.shard, None
+        if shard is not None:
+            shard.close()
+        with self._lock:
+            self._open.pop(str(holding.shard_id), None)
+
+    # Changing.
+
+    def create(self, shard_id: UUID, entry: CollectionEntry) -> None:
+        """Create an empty shard; nothing to do if it was created before.
+
+        Raises:
+            DataLossError: If it was created before and is gone.
+            FailedPreconditionError: If it was deleted before, or the entry does not give it to this
+                worker.
+        """
+        name = str(shard_id)
+        holding = self._holdings.get(name)
+        if holding is not None:
+            if holding.loss is not None:
+                raise holding.loss
+            if not self._directory.shard_path(shard_id).is_dir():
+                raise DataLossError(
+                    f"shard {name} was created on this worker and its directory is gone",
+                    metadata={"shard_id": name},
+                )
+            return
+        if self._directory.fate(shard_id) == ShardFate.DELETED:
+            raise FailedPreconditionError(f"shard {name} was deleted: a shard's UUID is used once")
+        cluster_id = self._directory.cluster_id
+        assert cluster_id is not None
+        identity = ShardIdentity(
+            format=IDENTITY_FORMAT,
+            cluster_id=str(cluster_id),
+            worker_id=str(self._directory.worker_id),
+            shard_id=name,
+            epoch=self._epoch_in(entry, name),
+            entry=entry,
+        )
+        self._directory.create_shard(
+            identity, lambda path: create_records(path, cluster_id, shard_id)
+        )
+        with self._lock:
+            self._holdings[name] = Holding(shard_id, identity, None)
+        self._count()
+        _logger.info("shard_created", shard_id=name, collection_id=entry.collection.id)
+
+    def _epoch_in(self, entry: CollectionEntry, name: str) -> int:
+        own = str(self._directory.worker_id)
+        for shard in entry.shards:
+            if shard.shard_id == name and shard.worker_id == own:
+                return shard.epoch
+        raise FailedPreconditionError(
+            f"the catalog entry of collection {entry.collection.id} does not give shard {name} to "
+            f"worker {own}"
+        )
+
+    def update(self, shard_id: UUID, entry: CollectionEntry) -> None:
+        """Store a newer copy of the catalog entry; an older one is passed over.
+
+        Raises:
+            StaleRouteError: If the shard is not held.
+            DataLossError: If it is gone or damaged.
+        """
+        name = str(shard_id)
+        holding = self._holdings.get(name)
+        if holding is None:
+            raise StaleRouteError(f"this worker does not hold shard {name}")
+        if holding.loss is not None:
+            raise holding.loss
+        with holding.lock:
+            identity = holding.identity
+            if identity is None or entry.table_version <= identity.entry.table_version:
+                return
+            newer = ShardIdentity()
+            newer.CopyFrom(identity)
+            newer.entry.CopyFrom(entry)
+            newer.epoch = max(identity.epoch, self._epoch_in(entry, name))
+            write_identity(self._directory.shard_path(shard_id), newer)
+            holding.identity = newer
+            if holding.shard is not None:
+                holding.shard.configure(configuration_of(entry))
+
+    def delete(self, deletion: ShardDeletion) -> None:
+        """Delete a shard, as the catalog has recorded it; nothing to do if it is deleted.
+
+        Raises:
+            StaleRouteError: If the shard is held at a higher epoch than the deletion speaks of.
+        """
+        shard_id = UUID(deletion.shard_id)
+        holding = self._holdings.get(deletion.shard_id)
+        if holding is None:
+            if self._directory.fate(shard_id) != ShardFate.DELETED:
+                self._directory.delete_shard(shard_id)
+            return
+        with holding.lock:
+            identity = holding.identity
+            if identity is not None and identity.epoch > deletion.epoch:
+                raise StaleRouteError(
+                    f"shard {shard_id} is held at epoch {identity.epoch}, the deletion speaks of "
+                    f"{deletion.epoch}"
+                )
+            holding.is_gone = True
+            self._close(holding)
+            self._directory.delete_shard(shard_id)
+        with self._lock:
+            self._holdings.pop(deletion.shard_id, None)
+        self._count()
+        _logger.info("shard_deleted", shard_id=deletion.shard_id)
+
+    def close(self) -> None:
+        """Close every open shard."""
+        for holding in self.all():
+            with holding.lock:
+                self._close(holding)
+        self._count()

@@ -1,0 +1,38 @@
+"""The worker's metrics. Labels are bounded: none is a shard, a collection or an ID."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shoal.server.metrics import counter, gauge, histogram
+
+SEARCH_SECONDS: Final = histogram(
+    "shoal_search_seconds", "Searches of one shard, by how they found what they found.", ("method",)
+)
+COMMIT_SECONDS: Final = histogram(
+    "shoal_commit_seconds", "Group commits of a shard: resolving, writing and syncing."
+)
+COMMITTED_WRITES: Final = counter("shoal_committed_writes", "Writes that were committed.")
+FAILED_COMMITS: Final = counter(
+    "shoal_failed_commits", "Group commits that failed; the shard was opened anew."
+)
+REFUSED_CHECKPOINTS: Final = counter(
+    "shoal_refused_checkpoints",
+    "Checkpoints that could not be used and are built again, by why.",
+    ("reason",),
+)
+BUILD_SECONDS: Final = histogram(
+    "shoal_graph_build_seconds",
+    "Graph builds, from the first vector sent to the published graph.",
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+)
+FAILED_BUILDS: Final = counter("shoal_failed_graph_builds", "Graph builds that failed.")
+OPEN_SHARDS: Final = gauge("shoal_open_shards", "Shards whose files are open.")
+HELD_SHARDS: Final = gauge("shoal_held_shards", "Shards that workers of this process hold.")
+LOST_SHARDS: Final = gauge(
+    "shoal_lost_shards", "Shards that this worker must hold and that are gone or damaged."
+)
+FRESH_VECTORS: Final = gauge(
+    "shoal_fresh_vectors", "Vectors of open shards that no graph holds yet."
+)
+SHARD_RECORDS: Final = gauge("shoal_shard_records", "Records of open shards.")

@@ -1,0 +1,105 @@
+"""The nearest so far of one query, gathered from scans and graphs.
+
+Ranked by (distance, row). In a shard rows rise with ordinals, so that equal distances come in order
+of insertion.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Candidates", "Nearest"]
+
+
+class Candidates(NamedTuple):
+    """Exactly ranked candidates of one query, nearest first, equal distances by row.
+
+    Attributes:
+        distances: Shape ``(n,)``, ascending.
+        rows: Shape ``(n,)``.
+        keys: Shape ``(n,)``.
+    """
+
+    distances: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.uint32]
+    keys: npt.NDArray[np.uint64]
+
+    @staticmethod
+    def none() -> Candidates:
+        """Give no candidates."""
+        return Candidates(np.empty(0, np.float64), np.empty(0, np.uint32), np.empty(0, np.uint64))
+
+    def merged(self, other: Candidates, limit: int) -> Candidates:
+        """Give the `limit` nearest of both; no row may be in both."""
+        if not len(other.rows) and len(self.rows) <= limit:
+            return self
+        if not len(self.rows) and len(other.rows) <= limit:
+            return other
+        return ranked(
+            np.concatenate((self.distances, other.distances)),
+            np.concatenate((self.rows, other.rows)),
+            np.concatenate((self.keys, other.keys)),
+            limit,
+        )
+
+
+def ranked(
+    distances: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.uint32],
+    keys: npt.NDArray[np.uint64],
+    limit: int,
+) -> Candidates:
+    """Give the `limit` nearest of unsorted candidates."""
+    order = np.lexsort((rows, distances))[:limit]
+    return Candidates(distances[order], rows[order], keys[order])
+
+
+class Nearest:
+    """Gathers the nearest of one query from parts whose approximate distances have bounds."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._found = Candidates.none()
+
+    def survivors(
+        self,
+        lower: npt.NDArray[np.float64],
+        upper: npt.NDArray[np.float64],
+        eligible: npt.NDArray[np.bool_],
+    ) -> npt.NDArray[np.intp]:
+        """Choose the vectors of a part that may be among the nearest.
+
+        If at least `limit` vectors are surely within a distance, one that is surely farther is not
+        among the nearest. Ties at that distance survive.
+
+        Args:
+            lower: Lower bounds of the part's distances, shape ``(n,)``.
+            upper: Upper bounds.
+            eligible: Which of them count at all.
+        """
+        places = np.flatnonzero(eligible)
+        bound = np.inf
+        if len(self._found.rows) >= self._limit:
+            bound = float(self._found.distances[self._limit - 1])
+        if places.size > self._limit:
+            part = upper[places]
+            bound = min(bound, float(np.partition(part, self._limit - 1)[self._limit - 1]))
+        # Written so that a bound that is not a number discards nothing.
+        survivors: npt.NDArray[np.intp] = places[~(lower[places] > bound)]
+        return survivors
+
+    def add(
+        self,
+        distances: npt.NDArray[np.float64],
+        rows: npt.NDArray[np.uint32],
+        keys: npt.NDArray[np.uint64],
+    ) -> None:
+        """Take in exact distances."""
+        self._found = self._found.merged(ranked(distances, rows, keys, self._limit), self._limit)
+
+    def candidates(self) -> Candidates:
+        """Give what was found."""
+        return self._found

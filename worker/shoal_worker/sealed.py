@@ -1,0 +1,52 @@
+"""Values with a checksum, for LMDB's pages have none.
+
+A value ends in four bytes of XXH3-64 of what goes before, seeded with the place it is stored under,
+so that both a flipped bit and a value that turns up under a wrong key are noticed before it is
+served. XXH3 costs 0.1 µs for a vector of 384 floats, crc32 0.6.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import xxhash
+
+__all__ = ["SEAL_BYTES", "DamagedValueError", "checksum", "seal", "unseal"]
+
+SEAL_BYTES: Final = 4
+_SEAL: Final = struct.Struct("<I")
+_digest = xxhash.xxh3_64_intdigest
+
+
+class DamagedValueError(Exception):
+    """A stored value is not what was stored. The shard reports it as DATA_LOSS."""
+
+
+def checksum(payload: bytes | memoryview, place: int) -> int:
+    """Give the 32 bits that seal a payload in its place."""
+    return _digest(payload, place) & 0xFFFFFFFF
+
+
+def seal(payload: bytes, place: int) -> bytes:
+    """Append the checksum to a payload.
+
+    Args:
+        payload: What is stored.
+        place: What it is stored under: a row, a key, a sequence.
+    """
+    return payload + _SEAL.pack(_digest(payload, place) & 0xFFFFFFFF)
+
+
+def unseal(value: bytes | memoryview, place: int, what: str) -> bytes | memoryview:
+    """Give the payload of a sealed value.
+
+    Raises:
+        DamagedValueError: If the checksum does not fit.
+    """
+    payload = value[:-SEAL_BYTES]
+    if len(value) < SEAL_BYTES or value[-SEAL_BYTES:] != _SEAL.pack(
+        _digest(payload, place) & 0xFFFFFFFF
+    ):
+        raise DamagedValueError(f"{what} {place} is damaged: its checksum does not fit")
+    return payload

@@ -1,0 +1,521 @@
+"""A shard: what is stored and searched together.
+
+Writers put batches into a queue. One thread at a time drains it: the batches that wait share one
+transaction and one sync (group commit), then the new state is published and they are answered.
+Readers pin a published state with a read transaction of its sequence; nothing that happens behind
+them, commit or new graph, changes what they see or makes them wait.
+
+After a failed commit nobody knows what is on disk: the shard closes, its writers are told that the
+outcome is unknown, and the next use opens it anew. A full disk is the one failure that leaves no
+doubt: LMDB writes and syncs everything before the page that makes it true, so a write for which
+there was no space is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import lmdb
+import structlog
+
+from shoal.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    OverloadedError,
+    ShoalError,
+    UnavailableError,
+)
+from shoal.internal.v1.storage_pb2 import ShardIdentity
+from shoal.internal.v1.worker_service_pb2 import WriteShardResponse
+from shoal.server.clock import HybridClock
+from shoal.server.crash import crash_point
+from shoal_worker import metrics
+from shoal_worker.checkpoint_files import checkpoint_path, remove_checkpoints_except
+from shoal_worker.checkpoints import newest_checkpoint
+from shoal_worker.commit import Commit, Committer
+from shoal_worker.environment import (
+    INITIAL_MAP_BYTES,
+    Environment,
+    EnvironmentClosedError,
+)
+from shoal_worker.fresh import FreshWriter
+from shoal_worker.graph import DamagedCheckpointError, Graph
+from shoal_worker.identity import Configuration, configuration_of
+from shoal_worker.layout import RECORDS_FILE
+from shoal_worker.log import Log
+from shoal_worker.sealed import DamagedValueError
+from shoal_worker.state import Pinned, Publication, State
+from shoal_worker.store import DATABASES, FORMAT, Meta, Store
+from shoal_worker.writes import Write
+
+__all__ = ["Shard", "create_records"]
+
+_logger = structlog.get_logger(__name__)
+
+MAX_QUEUED_WRITES: Final = 1024
+MAX_QUEUED_BYTES: Final = 256 * 1024 * 1024
+"""What waits for a commit at most; beyond it a writer is refused, and may come again."""
+
+MAX_GROUP_WRITES: Final = 256
+MAX_GROUP_BYTES: Final = 32 * 1024 * 1024
+"""What shares one transaction at most, so that the first of a group does not wait long for the
+last."""
+
+MAX_BACKLOG_VECTORS: Final = 200_000
+MAX_BACKLOG_BYTES: Final = 1024 * 1024 * 1024
+"""Vectors that wait for a graph at most: they lie in memory, and every search scans them."""
+
+_MINIMUM_FREE_BYTES: Final = 64 * 1024 * 1024
+"""Disk that a group of writes leaves free besides four times its own size: LMDB copies pages."""
+
+_LOAD_STEP: Final = 4096
+
+
+def create_records(directory: Path, cluster_id: UUID, shard_id: UUID) -> None:
+    """Make the empty records of a new shard, durable."""
+    environment = Environment(directory / RECORDS_FILE, DATABASES, create=True)
+    try:
+        store = Store(environment)
+        meta = Meta(FORMAT, 0, 0, 1, 0, 0, 0, 0, 0, cluster_id, shard_id)
+        environment.write(lambda txn: store.put_meta(txn, meta))
+    finally:
+        environment.close()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A batch in the queue, and who waits for it."""
+
+    write: Write
+    answer: Future[WriteShardResponse]
+
+
+class Shard:
+    """An open shard.
+
+    Args:
+        directory: The shard's.
+        identity: Whose it is.
+        clock: The worker's.
+        executor: Drains queues; a few threads shared by all shards of the worker.
+        changed: Called after each commit and each new graph, on the draining thread.
+        initial_map_bytes: Address space that the records begin with.
+
+    Raises:
+        DataLossError: If the records are missing, damaged, or not this shard's.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        identity: ShardIdentity,
+        clock: HybridClock,
+        executor: Executor,
+        changed: Callable[[Shard], None],
+        *,
+        initial_map_bytes: int = INITIAL_MAP_BYTES,
+    ) -> None:
+        self.directory = directory
+        self.shard_id = identity.shard_id
+        self.collection_id = identity.entry.collection.id
+        self.configuration: Configuration = configuration_of(identity.entry)
+        self._clock = clock
+        self._executor = executor
+        self._changed = changed
+        self._environment = self._open(initial_map_bytes)
+        try:
+            self.store = Store(self._environment)
+            self._log = Log(self._environment)
+            self._committer = Committer(self.store, self._log, clock, self.shard_id)
+            self._fresh = FreshWriter()
+            self._publication = Publication(self._load(UUID(identity.cluster_id)))
+        except BaseException:
+            self._environment.close()
+            raise
+        self._lock = threading.Lock()
+        self._queue: deque[_Waiting] = deque()  # guarded by _lock
+        self._queued_bytes = 0  # guarded by _lock
+        self._tasks: deque[Callable[[], None]] = deque()  # guarded by _lock
+        self._draining = False  # guarded by _lock: a thread is at it, or about to be
+        self._closing = False  # guarded by _lock
+        self._drained = threading.Condition(self._lock)
+        self.failed = False  # a commit failed: what is on disk is unknown until it is opened anew
+
+    # Opening.
+
+    def _open(self, initial_map_bytes: int) -> Environment:
+        try:
+            return Environment(
+                self.directory / RECORDS_FILE,
+                DATABASES,
+                create=False,
+                initial_map_bytes=initial_map_bytes,
+            )
+        except FileNotFoundError as error:
+            raise self._data_loss("its records are gone") from error
+        except lmdb.Error as error:
+            raise self._data_loss(f"its records cannot be opened: {error}") from error
+
+    def _data_loss(self, what: str) -> DataLossError:
+        return DataLossError(
+            f"shard {self.shard_id} of collection {self.collection_id}: {what}",
+            metadata={"shard_id": self.shard_id, "collection_id": self.collection_id},
+        )
+
+    def _load(self, cluster_id: UUID) -> State:
+        try:
+            with self._environment.read() as txn:
+                meta = self.store.meta(txn)
+            self._check(meta, cluster_id)
+            graph = self._load_graph(meta)
+            self._load_fresh(meta, graph)
+        except (DamagedValueError, lmdb.Error) as error:
+            raise self._data_loss(str(error)) from error
+        self._clock.merge(meta.last_ordinal)
+        return State(meta, graph, self._fresh.snapshot(meta.sequence))
+
+    def _check(self, meta: Meta, cluster_id: UUID) -> None:
+        if meta.format > FORMAT:
+            raise FailedPreconditionError(
+                f"shard {self.shard_id} has format {meta.format}, this release reads {FORMAT}"
+            )
+        if str(meta.shard_id) != self.shard_id or meta.cluster_id != cluster_id:
+            raise self._data_loss(
+                f"its records are those of shard {meta.shard_id} of cluster {meta.cluster_id}"
+            )
+
+    def _load_graph(self, meta: Meta) -> Graph | None:
+        if not meta.dimension:
+            return None
+        graph, refused = newest_checkpoint(
+            self.directory,
+            self.configuration.fit,
+            self.shard_id,
+            meta.dimension,
+            meta.sequence,
+            self.configuration.ef_search,
+        )
+        for path, error in refused:
+            metrics.REFUSED_CHECKPOINTS.labels(error.reason).inc()
+            _logger.warning(
+                "checkpoint_refused",
+                shard_id=self.shard_id,
+                file=path.name,
+                reason=error.reason,
+                detail=str(error),
+            )
+        return graph
+
+    def _load_fresh(self, meta: Meta, graph: Graph | None) -> None:
+        first = 1 if graph is None else graph.last_key + 1
+        with self._environment.read() as txn:
+            exact = self.store.exact_keys(txn)
+            below = [key for key in exact if key < first]
+            if below:
+                batch, _ = self.store.vectors_of(txn, below, meta.dimension)
+                self._fresh.add(batch, exact)
+            while meta.dimension:
+                batch = self.store.vectors_between(
+                    txn, first, meta.next_key, meta.dimension, _LOAD_STEP
+                )
+                if not len(batch.keys):
+                    break
+                self._fresh.add(batch, exact)
+                first = int(batch.keys[-1]) + 1
+        self._fresh.begin()
+
+    # Reading.
+
+    @property
+    def newest(self) -> State:
+        """The newest published state."""
+        return self._publication.newest
+
+    @property
+    def reading_waits(self) -> bool:
+        """Whether pinning would wait now, because the map is about to grow."""
+        return self._environment.busy
+
+    def pin(self) -> Pinned:
+        """Pin the newest state.
+
+        Raises:
+            EnvironmentClosedError: If the shard was closed meanwhile: look it up again.
+        """
+        return Pinned(self._environment, self.store, self._publication)
+
+    # Writing.
+
+    def submit(self, write: Write) -> Future[WriteShardResponse]:
+        """Queue a batch.
+
+        Returns:
+            Its answer, once it is durable and visible; or why it was refused.
+
+        Raises:
+            EnvironmentClosedError: If the shard was closed meanwhile: look it up again.
+            OverloadedError: If the queue, or what waits for a graph, is at its bound.
+        """
+        self._check_backlog(write)
+        waiting = _Waiting(write, Future())
+        with self._lock:
+            if self._closing or self.failed:
+                raise EnvironmentClosedError(str(self.directory))
+            if (
+                len(self._queue) >= MAX_QUEUED_WRITES
+                or self._queued_bytes + write.size_bytes > MAX_QUEUED_BYTES
+            ):
+                raise OverloadedError(
+                    f"shard {self.shard_id} has {len(self._queue)} writes waiting: repeat later",
+                    metadata={"shard_id": self.shard_id},
+                    retry_after_s=0.1,
+                )
+            self._queue.append(waiting)
+            self._queued_bytes += write.size_bytes
+            self._start_draining()
+        return waiting.answer
+
+    def _check_backlog(self, write: Write) -> None:
+        state = self._publication.newest
+        count = state.fresh.pending_count
+        size = count * state.meta.dimension * 4
+        if count >= MAX_BACKLOG_VECTORS or size >= MAX_BACKLOG_BYTES:
+            raise OverloadedError(
+                f"shard {self.shard_id} has {count} vectors that its graph has not taken in yet: "
+                "repeat later",
+                metadata={"shard_id": self.shard_id},
+                retry_after_s=1.0,
+            )
+
+    def _start_draining(self) -> None:
+        """With the lock held."""
+        if not self._draining:
+            self._draining = True
+            self._executor.submit(self._drain)
+
+    def _drain(self) -> None:
+        try:
+            while self._drain_once():
+                pass
+        except BaseException:
+            with self._lock:
+                self._draining = False
+                self._drained.notify_all()
+            raise
+
+    def _drain_once(self) -> bool:
+        with self._lock:
+            group = self._next_group()
+            tasks = list(self._tasks)
+            self._tasks.clear()
+            if not group and not tasks:
+                self._draining = False
+                self._drained.notify_all()
+                return False
+        for task in tasks:
+            task()
+        if group:
+            self._commit(group)
+        return True
+
+    def _next_group(self) -> list[_Waiting]:
+        """With the lock held."""
+        group: list[_Waiting] = []
+        size = 0
+        while self._queue and len(group) < MAX_GROUP_WRITES:
+            size += self._queue[0].write.size_bytes
+            if group and size > MAX_GROUP_BYTES:
+                break
+            waiting = self._queue.popleft()
+            self._queued_bytes -= waiting.write.size_bytes
+            # A caller that has gone away before its turn is not written for.
+            if waiting.answer.set_running_or_notify_cancel():
+                group.append(waiting)
+        return group
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        try:
+            self._check_disk(sum(waiting.write.size_bytes for waiting in group))
+            with metrics.COMMIT_SECONDS.time():
+                commit = self._environment.write(
+                    lambda txn: self._committer.take(
+                        txn, [w.write for w in group], self.configuration.fit.holds
+                    ),
+                    before_commit=self._offer,
+                )
+        except DamagedValueError as error:
+            # Nothing was committed, and what is damaged is damaged for readers, too.
+            self._fresh.roll_back()
+            self._refuse(group, self._data_loss(str(error)))
+        except OverloadedError as error:
+            self._refuse(group, error)
+        except (lmdb.Error, OSError, EnvironmentClosedError) as error:
+            self._fail(group, error)
+        except BaseException as error:
+            self._fail(group, error)
+            raise
+        else:
+            self._publish(group, commit)
+
+    def _check_disk(self, size_bytes: int) -> None:
+        disk = os.statvfs(self.directory)
+        if disk.f_bavail * disk.f_frsize < _MINIMUM_FREE_BYTES + 4 * size_bytes:
+            raise self._disk_full()
+
+    def _disk_full(self) -> OverloadedError:
+        return OverloadedError(
+            f"the disk of data directory {self.directory.parent.parent} is full: free space, or "
+            "delete; reading goes on",
+            metadata={"shard_id": self.shard_id},
+        )
+
+    def _offer(self, commit: Commit) -> None:
+        """Prepare and offer the next state, before the commit makes it true."""
+        # The transaction may be run again after the map has grown: forget the former attempt.
+        self._fresh.roll_back()
+        for sequence, changes in commit.changes:
+            for key in changes.dead_keys:
+                self._fresh.remove(key, sequence)
+            if changes.added is not None:
+                self._fresh.add(changes.added, changes.exact_keys)
+        sequence = commit.meta.sequence
+        state = State(commit.meta, self.newest.graph, self._fresh.snapshot(sequence))
+        self._publication.offer(state)
+        crash_point("before_commit")
+
+    def _publish(self, group: list[_Waiting], commit: Commit) -> None:
+        crash_point("after_commit")
+        self._fresh.begin()
+        state = self._publication.of(commit.meta.sequence)
+        if state is not None:
+            self._publication.publish(state)
+        self._clock.merge(commit.meta.last_ordinal)
+        clock = self._clock.now()
+        metrics.COMMITTED_WRITES.inc(len(commit.changes))
+        for waiting, outcome in zip(group, commit.outcomes, strict=True):
+            if isinstance(outcome, ShoalError):
+                waiting.answer.set_exception(outcome)
+            else:
+                outcome.clock = clock
+                waiting.answer.set_result(outcome)
+        self._changed(self)
+
+    def _refuse(self, group: list[_Waiting], error: ShoalError) -> None:
+        for waiting in group:
+            waiting.answer.set_exception(error)
+
+    def _fail(self, group: list[_Waiting], error: BaseException) -> None:
+        """Close after a failed commit; the worker opens the shard anew at its next use."""
+        self.failed = True
+        metrics.FAILED_COMMITS.inc()
+        is_full = getattr(error, "errno", None) == errno.ENOSPC or (
+            isinstance(error, lmdb.Error) and error.code == errno.ENOSPC
+        )
+        told: ShoalError
+        if is_full:
+            told = self._disk_full()
+        else:
+            told = UnavailableError(
+                f"a commit of shard {self.shard_id} failed, whether the write was applied is "
+                f"unknown: {error}",
+                metadata={"shard_id": self.shard_id},
+            )
+        _logger.error("commit_failed", shard_id=self.shard_id, error=str(error), disk_full=is_full)
+        with self._lock:
+            rest = list(self._queue)
+            self._queue.clear()
+            self._queued_bytes = 0
+        self._refuse(group, told)
+        for waiting in rest:
+            # They were not begun: nothing of them was applied.
+            if waiting.answer.set_running_or_notify_cancel():
+                waiting.answer.set_exception(
+                    OverloadedError(
+                        f"shard {self.shard_id} is being opened anew: repeat",
+                        metadata={"shard_id": self.shard_id},
+                        retry_after_s=0.1,
+                    )
+                )
+        self._changed(self)
+
+    # Graphs.
+
+    def run_exclusively(self, task: Callable[[], None]) -> None:
+        """Run a task between commits, on the draining thread."""
+        with self._lock:
+            if self._closing or self.failed:
+                raise EnvironmentClosedError(str(self.directory))
+            self._tasks.append(task)
+            self._start_draining()
+
+    def adopt_graph(self, sequence: int) -> Future[None]:
+        """Open a checkpoint that was built, and publish it between two commits.
+
+        The old graph lives on until its last reader is done.
+        """
+        done: Future[None] = Future()
+        path = checkpoint_path(self.directory, sequence)
+        newest = self.newest
+        try:
+            graph = Graph.open(
+                path,
+                self.configuration.fit,
+                self.shard_id,
+                newest.meta.dimension,
+                self.configuration.ef_search,
+            )
+        except DamagedCheckpointError as error:
+            metrics.REFUSED_CHECKPOINTS.labels(error.reason).inc()
+            done.set_exception(error)
+            return done
+
+        def swap() -> None:
+            self._fresh = self._fresh.without(graph.last_key)
+            meta = self.newest.meta
+            self._publication.publish(State(meta, graph, self._fresh.snapshot(meta.sequence)))
+            crash_point("graph_swapped")
+            try:
+                remove_checkpoints_except(self.directory, path)
+            except OSError as error:
+                # They are removed after the next graph.
+                _logger.warning("old_checkpoints_stay", shard_id=self.shard_id, error=str(error))
+            done.set_result(None)
+
+        self.run_exclusively(swap)
+        return done
+
+    def configure(self, configuration: Configuration) -> None:
+        """Take over what may change of a collection's configuration."""
+        self.configuration = configuration
+        graph = self.newest.graph
+        if graph is not None:
+            graph.set_ef_search(configuration.ef_search)
+
+    def disk_bytes(self) -> int:
+        """Give the bytes of the shard's files."""
+        return sum(path.stat().st_size for path in self.directory.iterdir() if path.is_file())
+
+    # Closing.
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or under way."""
+        with self._lock:
+            return not self._draining
+
+    def close(self) -> None:
+        """Finish what is queued, wait for readers, and close."""
+        with self._lock:
+            self._closing = True
+            while self._draining:
+                self._drained.wait()
+        self._environment.close()

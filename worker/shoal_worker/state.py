@@ -1,0 +1,102 @@
+"""What a shard's readers see: one immutable object for each sequence.
+
+A reader begins a read transaction, reads its sequence, and takes the state of that same sequence,
+so that graph, fresh set, deletions and records belong together (law 2). The writer offers the
+state of sequence n + 1 before it commits n + 1: whoever's transaction already sees the commit
+finds it, and nobody waits for the publication.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal_worker.environment import Environment, Reader, Transaction
+from shoal_worker.fresh import FreshSet
+from shoal_worker.graph import Graph
+from shoal_worker.store import Meta, Store
+
+__all__ = ["Pinned", "Publication", "State"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What belongs to one sequence.
+
+    Attributes:
+        meta: The shard at this sequence.
+        graph: Holds current vectors and some that are not (any more); None if there is none.
+        fresh: Every current vector that the graph does not hold.
+    """
+
+    meta: Meta
+    graph: Graph | None
+    fresh: FreshSet
+
+    @property
+    def graph_live_count(self) -> int:
+        """Current vectors in the graph."""
+        return self.meta.record_count - self.fresh.live_count
+
+    @property
+    def graph_dead_count(self) -> int:
+        """Vectors in the graph that are not current any more."""
+        return self.graph.vector_count - self.graph_live_count if self.graph else 0
+
+
+class Publication:
+    """The newest state, and the one that is about to be."""
+
+    def __init__(self, state: State) -> None:
+        # Both are replaced by the writer alone and read without a lock: each is one reference.
+        self._published = state
+        self._offered = state
+
+    @property
+    def newest(self) -> State:
+        """The newest state that is committed."""
+        return self._published
+
+    def offer(self, state: State) -> None:
+        """Make the next state findable, before its commit."""
+        self._offered = state
+
+    def publish(self, state: State) -> None:
+        """Make a committed state the newest."""
+        self._offered = state
+        self._published = state
+
+    def of(self, sequence: int) -> State | None:
+        """Give the state of a sequence, if it is still there."""
+        for state in (self._published, self._offered):
+            if state.meta.sequence == sequence:
+                return state
+        return None
+
+
+class Pinned:
+    """A state together with a read transaction of the same sequence; a context manager."""
+
+    __slots__ = ("_reader", "state", "store", "txn")
+
+    def __init__(self, environment: Environment, store: Store, publication: Publication) -> None:
+        self.store = store
+        self._reader: Reader = environment.read()
+        self.txn: Transaction = self._reader.txn
+        try:
+            state = publication.of(store.meta(self.txn).sequence)
+            # The transaction is older than what is published: a commit came between. Each turn
+            # needs another commit, and a commit takes far longer than a turn.
+            while state is None:
+                self._reader.renew()
+                self.txn = self._reader.txn
+                state = publication.of(store.meta(self.txn).sequence)
+        except BaseException:
+            self._reader.close()
+            raise
+        self.state: State = state
+
+    def __enter__(self) -> Pinned:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
