@@ -93,9 +93,9 @@ def _status(arguments: list[str]) -> int:
 
 
 def _demo(arguments: list[str]) -> int:
-    from shoal_local import demo
+    from shoal_local.demo import main as run_demo
 
-    return demo.main(arguments)
+    return run_demo(arguments)
 
 
 def _up(arguments: list[str]) -> int:

@@ -456,3 +456,7 @@ def _worker(data: Path) -> RoleState:
     if state is None:
         raise DemoFailedError("the cluster does not say any more what runs")
     return [role for role in state.roles if role.role == "worker"][-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

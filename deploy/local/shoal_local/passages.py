@@ -1,4 +1,4 @@
-"""The data of the demo: descriptions of Debian packages with their vectors, in ``data/passages``."""
+"""The data of the demo: descriptions of Debian packages and their vectors, ``data/passages``."""
 
 from __future__ import annotations
 
