@@ -106,7 +106,8 @@ def _is_whole(path: Path, file: ModelFile) -> bool:
             if os.fstat(opened.fileno()).st_size != file.size_bytes:
                 return False
             return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
-    except FileNotFoundError:
+    except OSError:
+        # Not there, or not readable: then it is fetched, and that says what is in the way.
         return False
 
 

@@ -37,14 +37,15 @@ class CallableEmbeddingFunction(EmbeddingFunction):
         dimension: int | None = None,
         default_space: Space = "l2",
     ) -> None:
+        query = function if query is None else query
         for given in (function, query):
-            if given is not None and (isinstance(given, type) or not callable(given)):
+            if isinstance(given, type) or not callable(given):
                 raise InvalidArgumentError(
                     f"CallableEmbeddingFunction wraps a callable that takes a list of texts, "
                     f"got {given!r}"
                 )
         self._function = function
-        self._query = function if query is None else query
+        self._query = query
         self._dimension = dimension
         self._default_space = default_space
         own_name = name or _name_of(function)
