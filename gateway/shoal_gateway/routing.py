@@ -10,7 +10,12 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from shoal.errors import CollectionNotFoundError, InvalidArgumentError, UnavailableError
+from shoal.errors import (
+    CollectionNotFoundError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from shoal.internal.v1 import catalog_pb2, catalog_service_pb2
 from shoal.server.rpc import CallContext
 from shoal.v1 import collection_pb2
@@ -132,7 +137,8 @@ class Router:
             answer = await ask(
                 self._catalog.GetCollection, request, context, longest_s=ASK_TIMEOUT_S
             )
-        except CollectionNotFoundError:
+        except NotFoundError:
+            # Its database or tenant may be gone, too: still what was asked for is a collection.
             # The table may still hold what the coordinator has deleted.
             if reference.id:
                 self._table.forget(reference.id)

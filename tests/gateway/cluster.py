@@ -49,17 +49,17 @@ class Cluster:
     def admin(self) -> Any:
         return local_stub("shoal.v1.AdminService", self.gateway.admin_service)
 
-    async def start(self, workers: int, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    async def start(self, workers: int, *, expected_workers: int | None = None) -> None:
         self.coordinator = Coordinator(
             self._directory / "coordinator",
-            expected_workers=workers,
+            expected_workers=workers if expected_workers is None else expected_workers,
             allow_reset=True,
             worker_stub=self._control_at,
         )
         await self.coordinator.start()
         for number in range(workers):
             await self.add_worker(f"worker-{number}:1")
-        await self.add_gateway(limits)
+        await self.add_gateway()
 
     async def add_worker(self, address: str) -> MemoryWorker:
         worker = MemoryWorker(address)
