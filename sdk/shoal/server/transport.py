@@ -21,6 +21,9 @@ _KEEPALIVE_TIMEOUT_MS: Final = 10_000
 # after 0.1 s, and never more than 1 s between two.
 _FIRST_RECONNECT_MS: Final = 100
 _LONGEST_RECONNECT_MS: Final = 1_000
+# A process that comes back under its name with a new address, as pods do: gRPC's own 30 s between
+# two look-ups would keep it lost for as long.
+_MIN_RESOLUTION_INTERVAL_MS: Final = 1_000
 # Above the calls that services refuse with an error of their own: here gRPC itself sheds, before
 # it reads the request, with a bare RESOURCE_EXHAUSTED.
 _SHED_FACTOR: Final = 4
@@ -144,6 +147,7 @@ def channel(address: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> Addr
             ("grpc.initial_reconnect_backoff_ms", _FIRST_RECONNECT_MS),
             ("grpc.min_reconnect_backoff_ms", _FIRST_RECONNECT_MS),
             ("grpc.max_reconnect_backoff_ms", _LONGEST_RECONNECT_MS),
+            ("grpc.dns_min_time_between_resolutions_ms", _MIN_RESOLUTION_INTERVAL_MS),
             # Repeating is decided by who knows whether it is harmless.
             ("grpc.enable_retries", 0),
             # The cluster's own traffic never goes by a proxy that the environment names.
