@@ -95,7 +95,7 @@ def check_dimension(route: CollectionRoute, got: int, field: str) -> None:
         )
         raise DimensionMismatchError(
             message,
-            metadata={"dimension": str(route.dimension), "got": str(got)},
+            metadata={"expected": str(route.dimension), "actual": str(got)},
             violations=[FieldViolation(field, message)],
         )
 
