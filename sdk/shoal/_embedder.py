@@ -111,8 +111,10 @@ def to_message(function: AnyFunction, *, implied: bool) -> collection_pb2.Embedd
         implied: Whether the user did not choose it.
 
     Raises:
-        InvalidArgumentError: Its configuration is not JSON, or holds a secret.
+        InvalidArgumentError: Its configuration is not JSON, or holds a secret; or another function
+            is known by its name.
     """
+    registry.check_owner(name_of(function), function)
     space = collection_pb2.SPACE_UNSPECIFIED
     default_space = getattr(function, "default_space", None)
     if callable(default_space):

@@ -15,6 +15,7 @@ from shoal.embedding_functions import (
     registry,
 )
 from shoal.embedding_functions.registry import (
+    check_owner,
     find,
     known_embedding_functions,
     register_embedding_function,
@@ -159,6 +160,19 @@ def test_shoals_own_are_known() -> None:
         function_class = find(name)
         assert function_class is not None
         assert function_class.name() == name
+
+
+def test_a_function_cannot_go_by_the_name_of_another() -> None:
+    def default(input: list[str]) -> list[list[float]]:
+        return [[1.0] for _ in input]
+
+    register_embedding_function(Lengths)
+
+    with pytest.raises(InvalidArgumentError, match="which another client would use in place"):
+        check_owner("default", default)
+    check_owner("lengths", Lengths())
+    check_owner("lengths", type("Lengths", (), {"__module__": Lengths.__module__})())
+    check_owner("mine", default)
 
 
 def test_installed_packages_offer_functions(

@@ -112,7 +112,8 @@ class JsonService:
             with error:
                 text = error.read(_MAX_SHOWN * 4).decode(errors="replace")
             retry_after_s = _retry_after_s(error.headers.get("Retry-After"))
-            raise refusal(self._url, error.code, text, self._key_hint, retry_after_s) from None
+            who = f"the embedding service at {self._url}"
+            raise refusal(who, error.code, text, self._key_hint, retry_after_s) from None
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
         if len(answer) > _MAX_ANSWER_BYTES:
@@ -142,20 +143,20 @@ class JsonService:
 
 
 def refusal(
-    address: str, status: int, text: str, key_hint: str = "", retry_after_s: float | None = None
+    who: str, status: int, text: str, key_hint: str = "", retry_after_s: float | None = None
 ) -> errors.ShoalError:
     """Make the error for an HTTP status that is not 200.
 
     Args:
-        address: What refused.
+        who: What refused.
         status: The status.
         text: The answer, in which OpenAI's services say more.
         key_hint: Where the key comes from.
         retry_after_s: How long the service asks to wait.
     """
     said, code = _explanation(text)
-    message = f"the embedding service at {address} refused with {status}: {said}"
-    facts = {"address": address, "http_status": str(status)}
+    message = f"{who} refused with {status}: {said}"
+    facts = {"http_status": str(status)}
     if status in (401, 403):
         kind = errors.UnauthenticatedError if status == 401 else errors.PermissionDeniedError
         return kind(f"{message} ({key_hint})" if key_hint else message, metadata=facts)

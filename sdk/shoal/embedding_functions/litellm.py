@@ -121,7 +121,7 @@ class LiteLLMEmbeddingFunction(EmbeddingFunction):
                 answer = litellm.embedding(model=config["model_name"], input=batch, **given)
             except library_error as error:
                 status = getattr(error, "status_code", None) or 503
-                raise refusal(f"LiteLLM ({config['model_name']})", status, str(error)) from error
+                raise refusal(f"LiteLLM for {config['model_name']}", status, str(error)) from error
             rows = sorted(answer["data"], key=lambda row: row["index"])
             vectors += [np.asarray(row["embedding"], np.float32) for row in rows]
         return np.stack(vectors)

@@ -15,7 +15,13 @@ from typing import Any, Final, TypeVar
 
 from shoal.errors import InvalidArgumentError
 
-__all__ = ["find", "known_embedding_functions", "register_embedding_function", "resolve"]
+__all__ = [
+    "check_owner",
+    "find",
+    "known_embedding_functions",
+    "register_embedding_function",
+    "resolve",
+]
 
 ENTRY_POINT_GROUP: Final = "shoal.embedding_functions"
 
@@ -86,6 +92,22 @@ def find(name: str) -> type[Any] | None:
         loaded: type[Any] = entry_point.load()
         return loaded
     return None
+
+
+def check_owner(name: str, function: object) -> None:
+    """Check that a function does not go by the name of another, which would be built for it later.
+
+    Raises:
+        InvalidArgumentError: It does.
+    """
+    owner = find(name)
+    if owner is None or isinstance(function, owner) or _path(type(function)) == _path(owner):
+        return
+    raise InvalidArgumentError(
+        f"{name!r} is the name of the embedding function {_path(owner)}, which another client "
+        f"would use in place of this one; rename it, or wrap it: CallableEmbeddingFunction("
+        f"function, name=...)"
+    )
 
 
 def known_embedding_functions() -> list[str]:
