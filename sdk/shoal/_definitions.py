@@ -160,12 +160,17 @@ def define_copy(
     if not source.configuration.hnsw.dimension:
         request.configuration.hnsw.ClearField("dimension")
     if embedding_function is Choice.STORED:
+        own = request.configuration.embedding_function
+        if own.dimension not in (0, source.dimension):
+            # A default that nobody chose, beside vectors that are not its own.
+            own.implied = True
         return Copy(Definition(request, None, embeds=stored is not None), embeds_again=False)
     if embedding_function is None:
         request.configuration.ClearField("embedding_function")
         return Copy(Definition(request, None, embeds=False), embeds_again=False)
     _embedder.check_callable(embedding_function)
-    embeds_again = not _embedder.is_same(embedding_function, stored)
+    made = _embedder.dimension_of(embedding_function) or source.dimension
+    embeds_again = made != source.dimension or not _embedder.is_same(embedding_function, stored)
     if embeds_again:
         request.configuration.hnsw.ClearField("dimension")
         _embedder.check_space_supported(

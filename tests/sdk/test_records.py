@@ -61,8 +61,8 @@ BAD: list[tuple[dict[str, Any], type[errors.ShoalError], str]] = [
 
 
 def _check(**given: Any) -> Records:
-    columns = ("ids", "embeddings", "metadatas", "documents", "uris")
-    return check_records(*(given.get(column) for column in columns), DEFAULT_LIMITS)
+    columns = dict.fromkeys(("ids", "embeddings", "metadatas", "documents", "uris"))
+    return check_records(**{**columns, **given}, limits=DEFAULT_LIMITS)
 
 
 @pytest.mark.parametrize(("given", "error", "match"), BAD)
