@@ -94,6 +94,7 @@ class AdminService:
             max_dimension=limits.max_dimension,
             max_id_bytes=limits.max_id_bytes,
             max_document_bytes=limits.max_document_bytes,
+            max_uri_bytes=limits.max_uri_bytes,
             max_metadata_key_bytes=limits.max_metadata_key_bytes,
             max_metadata_keys=limits.max_metadata_keys,
             max_metadata_bytes=limits.max_metadata_bytes,

@@ -26,6 +26,7 @@ def from_message(message: admin_service_pb2.GetLimitsResponse) -> Limits:
         max_dimension=message.max_dimension or DEFAULT_LIMITS.max_dimension,
         max_id_bytes=message.max_id_bytes or DEFAULT_LIMITS.max_id_bytes,
         max_document_bytes=message.max_document_bytes or DEFAULT_LIMITS.max_document_bytes,
+        max_uri_bytes=message.max_uri_bytes or DEFAULT_LIMITS.max_uri_bytes,
         max_metadata_key_bytes=(
             message.max_metadata_key_bytes or DEFAULT_LIMITS.max_metadata_key_bytes
         ),

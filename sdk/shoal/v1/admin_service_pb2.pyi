@@ -136,6 +136,7 @@ class GetLimitsResponse(_message.Message):
     MAX_SHARDS_FIELD_NUMBER: _builtins.int
     MAX_PAGE_RECORDS_FIELD_NUMBER: _builtins.int
     DEFAULT_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_URI_BYTES_FIELD_NUMBER: _builtins.int
     max_batch_records: _builtins.int
     """Records in one write."""
     max_message_bytes: _builtins.int
@@ -170,6 +171,8 @@ class GetLimitsResponse(_message.Message):
     """Records, or IDs, in one page; also IDs given to one Get or Delete."""
     default_timeout_seconds: _builtins.float
     """Deadline of a call that sets none, seconds."""
+    max_uri_bytes: _builtins.int
+    """Bytes of a URI."""
     def __init__(
         self,
         *,
@@ -190,10 +193,11 @@ class GetLimitsResponse(_message.Message):
         max_shards: _builtins.int = ...,
         max_page_records: _builtins.int = ...,
         default_timeout_seconds: _builtins.float = ...,
+        max_uri_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_timeout_seconds", b"default_timeout_seconds", "max_answer_bytes", b"max_answer_bytes", "max_batch_records", b"max_batch_records", "max_dimension", b"max_dimension", "max_document_bytes", b"max_document_bytes", "max_filter_clauses", b"max_filter_clauses", "max_filter_depth", b"max_filter_depth", "max_id_bytes", b"max_id_bytes", "max_message_bytes", b"max_message_bytes", "max_metadata_bytes", b"max_metadata_bytes", "max_metadata_key_bytes", b"max_metadata_key_bytes", "max_metadata_keys", b"max_metadata_keys", "max_n_results", b"max_n_results", "max_page_records", b"max_page_records", "max_queries", b"max_queries", "max_query_results", b"max_query_results", "max_shards", b"max_shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_timeout_seconds", b"default_timeout_seconds", "max_answer_bytes", b"max_answer_bytes", "max_batch_records", b"max_batch_records", "max_dimension", b"max_dimension", "max_document_bytes", b"max_document_bytes", "max_filter_clauses", b"max_filter_clauses", "max_filter_depth", b"max_filter_depth", "max_id_bytes", b"max_id_bytes", "max_message_bytes", b"max_message_bytes", "max_metadata_bytes", b"max_metadata_bytes", "max_metadata_key_bytes", b"max_metadata_key_bytes", "max_metadata_keys", b"max_metadata_keys", "max_n_results", b"max_n_results", "max_page_records", b"max_page_records", "max_queries", b"max_queries", "max_query_results", b"max_query_results", "max_shards", b"max_shards", "max_uri_bytes", b"max_uri_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

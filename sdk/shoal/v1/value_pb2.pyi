@@ -448,7 +448,7 @@ class RecordBatch(_message.Message):
 
     @_builtins.property
     def uris(self) -> Global___StringColumn:
-        """URIs. An absent one leaves an existing URI."""
+        """URIs, at most 64 KiB each. An absent one leaves an existing URI."""
 
     def __init__(
         self,
