@@ -1,0 +1,171 @@
+"""A filter evaluated by the worker == the same filter evaluated by a plain reading of the rules."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from shoal.errors import InvalidArgumentError
+from shoal.v1.filter_pb2 import Where, WhereDocument, WhereOperator
+from shoal.wire.filters import where_document_from_dict, where_from_dict
+from shoal.wire.metadata import metadata_to_message
+from shoal_worker.filters import compile_document, compile_where, fields_of
+
+BIG = 2**63 - 1
+INTS = st.sampled_from([0, 1, -1, 2, 2**53, 2**53 + 1, BIG, -(2**63)]) | st.integers(-3, 3)
+FLOATS = st.sampled_from([0.0, -0.0, 1.0, 0.5, float(2**53), float(2**63), -1.5, 1e300])
+STRINGS = st.sampled_from(["", "a", "A", "ab", "b", "é", "\U0001f600", "\uffff"])
+SCALARS = st.one_of(INTS, FLOATS, STRINGS, st.booleans())
+LISTS = st.one_of(
+    *(st.lists(kind, min_size=1, max_size=3) for kind in (INTS, FLOATS, STRINGS, st.booleans()))
+)
+KEYS = st.sampled_from(["k", "l", "m"])
+METADATA = st.dictionaries(KEYS, SCALARS | LISTS, max_size=3)
+CONDITIONS = st.one_of(
+    st.builds(lambda k, v: {k: v}, KEYS, SCALARS),
+    st.builds(
+        lambda k, o, v: {k: {o: v}},
+        KEYS,
+        st.sampled_from(["$eq", "$ne", "$contains", "$not_contains"]),
+        SCALARS,
+    ),
+    st.builds(
+        lambda k, o, v: {k: {o: v}},
+        KEYS,
+        st.sampled_from(["$gt", "$gte", "$lt", "$lte"]),
+        INTS | FLOATS | STRINGS,
+    ),
+    st.builds(lambda k, o, v: {k: {o: v}}, KEYS, st.sampled_from(["$in", "$nin"]), LISTS),
+    st.builds(lambda k, v: {k: {"$exists": v}}, KEYS, st.booleans()),
+)
+FILTERS = st.recursive(
+    CONDITIONS,
+    lambda inner: st.one_of(
+        st.builds(
+            lambda o, c: {o: c},
+            st.sampled_from(["$and", "$or"]),
+            st.lists(inner, min_size=2, max_size=3),
+        ),
+        st.builds(lambda c: {"$not": c}, inner),
+    ),
+    max_leaves=6,
+)
+
+
+def kind(value: object) -> str:
+    return "number" if type(value) in (int, float) else type(value).__name__
+
+
+def same(value: object, wanted: Any) -> bool:
+    if kind(value) != kind(wanted):
+        return False
+    if kind(value) == "number":
+        return Fraction(value) == Fraction(wanted)  # type: ignore[arg-type]
+    return value == wanted
+
+
+def oracle(where: dict[str, Any], metadata: dict[str, Any]) -> bool:
+    """The table of the rules, read literally."""
+    ((key, operand),) = where.items()
+    if key == "$and":
+        return all(oracle(c, metadata) for c in operand)
+    if key == "$or":
+        return any(oracle(c, metadata) for c in operand)
+    if key == "$not":
+        return not oracle(operand, metadata)
+    ((operator, wanted),) = (operand if isinstance(operand, dict) else {"$eq": operand}).items()
+    there = key in metadata
+    value = metadata.get(key)
+    match operator:
+        case "$eq":
+            return there and same(value, wanted)
+        case "$ne":
+            return not (there and same(value, wanted))
+        case "$in":
+            return there and any(same(value, w) for w in wanted)
+        case "$nin":
+            return not (there and any(same(value, w) for w in wanted))
+        case "$contains" | "$not_contains":
+            has = isinstance(value, list) and any(
+                type(v) is type(wanted) and v == wanted for v in value
+            )
+            return has is (operator == "$contains")
+        case "$exists":
+            return there is wanted
+    if not there or kind(value) != kind(wanted) or kind(value) not in ("number", "str"):
+        return False
+    if kind(value) == "number":
+        a, b = Fraction(value), Fraction(wanted)  # type: ignore[arg-type]
+    else:
+        a, b = list(map(ord, value)), list(map(ord, wanted))  # type: ignore[assignment, arg-type]
+    return {"$gt": a > b, "$gte": a >= b, "$lt": a < b, "$lte": a <= b}[operator]
+
+
+@given(FILTERS, METADATA)
+@example({"k": {"$eq": float(2**53)}}, {"k": 2**53 + 1})
+@example({"k": {"$lt": float(2**63)}}, {"k": BIG})
+@example({"k": 1}, {"k": True})
+def test_a_filter_matches_what_the_rules_say(
+    where: dict[str, Any], metadata: dict[str, Any]
+) -> None:
+    stored = metadata_to_message(metadata).SerializeToString()
+
+    assert compile_where(where_from_dict(where))(fields_of(stored)) is oracle(where, metadata)
+
+
+DOCUMENTS = [None, "", "a", "abc", "ABC", "a\nb", "naïve", "tab\tc", "aa"]
+EXPRESSIONS = ["a", "^a", "b$", "a.b", "(?s)a.b", "[A-C]+", "a{2}", "ï", r"\bc", "(?i)abc"]
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_a_regular_expression_is_unanchored(expression: str) -> None:
+    matches = compile_document(where_document_from_dict({"$regex": expression}))
+    complement = compile_document(where_document_from_dict({"$not_regex": expression}))
+
+    for document in DOCUMENTS:
+        expected = document is not None and re.search(expression, document) is not None
+        assert matches(document) is expected
+        assert complement(document) is not expected
+
+
+@pytest.mark.parametrize("part", ["a", "bc", "A", "\n", "ï"])
+def test_a_substring_is_case_sensitive(part: str) -> None:
+    matches = compile_document(where_document_from_dict({"$contains": part}))
+    complement = compile_document(where_document_from_dict({"$not_contains": part}))
+
+    for document in DOCUMENTS:
+        assert matches(document) is (document is not None and part in document)
+        assert complement(document) is not matches(document)
+
+
+@pytest.mark.parametrize("expression", ["(", "a(?=b)", r"(a)\1", "(?:a{1000}){1000}"])
+def test_what_is_not_a_regular_expression_of_re2_is_refused(expression: str) -> None:
+    where = WhereDocument()
+    where.condition.operator = 3  # type: ignore[assignment]
+    where.condition.operand = expression
+
+    with pytest.raises(InvalidArgumentError, match="RE2"):
+        compile_document(where)
+
+
+def test_a_filter_without_a_clause_or_with_an_unknown_operator_is_refused() -> None:
+    unknown = Where()
+    unknown.condition.field = "k"
+    unknown.condition.operator = 99  # type: ignore[assignment]
+    unspecified = Where()
+    unspecified.condition.field = "k"
+    wrong_operand = Where()
+    wrong_operand.condition.field = "k"
+    wrong_operand.condition.operator = WhereOperator.WHERE_OPERATOR_GT
+    wrong_operand.condition.operand.bool_value = True
+
+    for where in (Where(), unknown, unspecified, wrong_operand):
+        with pytest.raises(InvalidArgumentError):
+            compile_where(where)
+    with pytest.raises(InvalidArgumentError):
+        compile_document(WhereDocument())
