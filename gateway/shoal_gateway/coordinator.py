@@ -46,6 +46,8 @@ async def ask(
     try:
         return await call(method, request, timeout_s=min(timeout_s, longest_s or timeout_s))
     except UnavailableError as error:
+        if "address" not in error.metadata:
+            raise  # the coordinator's own word
         raise UnavailableError(
             f"the coordinator cannot be reached: {error.message}", metadata=error.metadata
         ) from None

@@ -1,4 +1,4 @@
-"""A cluster in the test's process: the real coordinator, workers in memory, gateways."""
+"""A cluster in the test's process: the real coordinator, workers, gateways."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from shoal.wire.metadata import metadata_to_message
 from shoal.wire.vectors import encode_vectors
 from shoal_coordinator.coordinator import Coordinator
 from shoal_gateway.gateway import Gateway
+from shoal_worker.settings import WorkerSettings
+from shoal_worker.worker import Worker
 from tests.gateway.memory_worker import MemoryWorker
 
 DIMENSION = 4
@@ -30,6 +32,8 @@ class Cluster:
         self._directory = directory
         self.workers: list[MemoryWorker] = []
         self.gateways: list[Gateway] = []
+        self._real_workers: list[Worker] = []
+        self._services: dict[str, tuple[object, object]] = {}  # data, control, by address
         self.coordinator: Coordinator
         self.coordinator_is_down = False
 
@@ -64,6 +68,7 @@ class Cluster:
     async def add_worker(self, address: str) -> MemoryWorker:
         worker = MemoryWorker(address)
         self.workers.append(worker)
+        self._services[address] = (worker, worker)
         request = membership_service_pb2.RegisterWorkerRequest(
             worker_id=worker.worker_id, process_id=worker.process_id, address=address
         )
@@ -83,7 +88,7 @@ class Cluster:
                 "shoal.internal.v1.RoutingService", self.coordinator.routing_service
             ),
             worker_stub=lambda _, address: local_stub(
-                "shoal.internal.v1.ShardDataService", self._at(address)
+                "shoal.internal.v1.ShardDataService", self._services[address][0]
             ),
             control_stub=lambda _, address: self._control_at(address),
             limits=limits,
@@ -93,9 +98,23 @@ class Cluster:
         self.gateways.append(gateway)
         return gateway
 
+    async def add_real_worker(self, name: str) -> None:
+        """Add a worker with shards on disk."""
+        worker = Worker(self._directory / name, settings=WorkerSettings())
+        await worker.start()
+        self._services[name] = (worker.data_service, worker.control_service)
+        membership = local_stub(
+            "shoal.internal.v1.MembershipService", self.coordinator.membership_service
+        )
+        worker.join(membership, name)
+        await worker.joined()
+        self._real_workers.append(worker)
+
     async def stop(self) -> None:
         for gateway in self.gateways:
             await gateway.close()
+        for worker in self._real_workers:
+            await worker.close()
         await self.coordinator.close()
 
     async def create(self, name: str = "books", shards: int = 1, dimension: int = 0) -> str:
@@ -114,11 +133,8 @@ class Cluster:
     def worker_of(self, shard_id: str) -> MemoryWorker:
         return next(worker for worker in self.workers if shard_id in worker.shards)
 
-    def _at(self, address: str) -> MemoryWorker:
-        return next(worker for worker in self.workers if worker.address == address)
-
     def _control_at(self, address: str) -> Any:
-        return local_stub("shoal.internal.v1.ShardControlService", self._at(address))
+        return local_stub("shoal.internal.v1.ShardControlService", self._services[address][1])
 
 
 class _Breakable:
@@ -134,7 +150,7 @@ class _Breakable:
         return getattr(self._stub, name)
 
     async def _refuse(self, _request: Any, **_options: Any) -> Any:
-        raise UnavailableError("nobody listens there")
+        raise UnavailableError("nobody listens there", metadata={"address": "nowhere:1"})
 
 
 def books(name: str = "books") -> collection_pb2.CollectionReference:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -25,6 +28,21 @@ ALL = [
 ]
 
 pytestmark = pytest.mark.parametrize("shards", [1, 3])
+
+
+@pytest.fixture(params=["memory", "disk"])
+async def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    """A cluster with two workers: such as keep their shards in memory, or the real ones."""
+    cluster = Cluster(tmp_path)
+    if request.param == "memory":
+        await cluster.start(workers=2)
+    else:
+        await cluster.start(workers=0, expected_workers=2)
+        for name in ("first", "second"):
+            await cluster.add_real_worker(name)
+        assert await cluster.gateway.table.wait_until(lambda: cluster.gateway.table.ready, 5)
+    yield cluster
+    await cluster.stop()
 
 
 def ids(count: int) -> list[str]:
