@@ -25,10 +25,10 @@ OLDEST_STAMP = $(OLDEST_VENV)/.complete
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help dev demo run test test-long test-oldest check format proto proto-check proto-breaking \
-	sync sync-check bench clean
+	sync sync-check bench clean deploy-tools chart-schema image-requirements
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: $(DEV_STAMP)  ## Make the environment in .venv: the server, the client and the tools, editable
 
@@ -96,6 +96,15 @@ sync: dev  ## Generate the blocking client in sdk/shoal/_sync from sdk/shoal/_as
 
 sync-check: dev  ## Fail if the blocking client is not the one of sdk/shoal/_async
 	$(BIN)/python -m tools.generate_sync --check
+
+deploy-tools: dev  ## Bring promtool, prometheus and helm for the tests of deploy/ (ARGS=--image: buildah, too)
+	$(BIN)/python -m tools.deploy_tools $(ARGS)
+
+chart-schema: dev  ## Write the roles' settings into the chart's values.schema.json
+	$(BIN)/python -m tools.generate_chart_schema
+
+image-requirements: dev  ## Pin what the image runs on to the newest packages
+	$(BIN)/python -m tools.image_requirements
 
 bench: dev  ## Measure: see benchmarks/README.md
 	$(BIN)/python -m benchmarks $(ARGS)
