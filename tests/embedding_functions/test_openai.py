@@ -158,7 +158,6 @@ def test_a_passing_failure_is_repeated(status: int) -> None:
         (refusing(429, "tomorrow", Retry_After="86400"), errors.OverloadedError, 1),
         (refusing(501, "not here"), errors.InternalError, 1),
         (refusing(503, "down", Retry_After="0"), errors.UnavailableError, ATTEMPTS),
-        (refusing(307, "moved", Location="http://elsewhere.test"), errors.InvalidArgumentError, 1),
         (Answer(b"plain words", 400), errors.InvalidArgumentError, 1),
     ],
 )
@@ -176,6 +175,19 @@ def test_a_refusal_says_what_the_service_said(
     assert type(caught.value) is expected
     assert caught.value.metadata["http_status"] == str(given.status)
     assert len(server.asked) == asked_count
+
+
+def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key would go with it, to whatever host it names."""
+    monkeypatch.setenv("A_KEY", "k")
+    with serving(openai_answer) as elsewhere:
+        moved = refusing(302, "moved", Location=f"{elsewhere.url}/embeddings")
+        with serving(lambda _: moved) as server:
+            function = OpenAIEmbeddingFunction("m", api_base=server.url, api_key_env_var="A_KEY")
+            with pytest.raises(errors.InvalidArgumentError, match="refused with 302"):
+                function(["x"])
+
+    assert elsewhere.asked == []
 
 
 @pytest.mark.parametrize(
