@@ -17,6 +17,7 @@ whether or not the caller waits for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ CREATE_SHARD_TIMEOUT_S: Final = 10.0
 
 CREATIONS_OF_SHARDS_AT_A_TIME: Final = 64
 """Over all collections being created."""
+
+UNDO_PAUSE_S: Final = 1.0
+"""Between attempts to undo a creation while the catalog cannot be written."""
 
 MAX_UNDER_WAY: Final = 4_096
 """Changes of collections under way at a time; beyond, callers are turned away."""
@@ -138,8 +142,8 @@ class Lifecycle:
         self._cores = cores
         self._crash_point = crash_point
         self._under_way: set[asyncio.Task[Any]] = set()
-        # Set when the creation of this collection has ended, one way or the other.
-        self._creation_ends: dict[str, asyncio.Event] = {}
+        # The reservations that are being built, each with what is set when that has ended.
+        self._building: dict[str, asyncio.Event] = {}
         self._shard_creations = asyncio.Semaphore(CREATIONS_OF_SHARDS_AT_A_TIME)
 
     def get(self, collection_id: str) -> CollectionEntry:
@@ -250,12 +254,19 @@ class Lifecycle:
                 await self._settle(version, [])
                 return entry, False
             # Another call creates it just now, and may fail.
-            await self._creation_ended(entry.collection.id)
+            await self._creation_ended(entry)
 
-    async def _creation_ended(self, collection_id: str) -> None:
-        entry = self._table.state.collections.get(collection_id)
-        if entry is not None and entry.state == COLLECTION_STATE_CREATING:
-            await self._creation_ends.setdefault(collection_id, asyncio.Event()).wait()
+    async def _creation_ended(self, entry: CollectionEntry) -> None:
+        ended = self._building.get(entry.collection.id)
+        if ended is not None:
+            await ended.wait()
+            return
+        known = self._table.state.collections.get(entry.collection.id)
+        if known is not None and known.state == COLLECTION_STATE_CREATING:
+            raise UnavailableError(
+                f"a creation of collection {entry.collection.name!r} failed and is being undone;"
+                " repeat later"
+            )
 
     def _reserve(
         self, state: CatalogState, wanted: NewCollection, resolved: CollectionConfiguration
@@ -276,6 +287,7 @@ class Lifecycle:
 
     async def _build(self, entry: CollectionEntry) -> CollectionEntry:
         """Make the shards of a reserved collection, then make it visible; or undo it all."""
+        ended = self._building[entry.collection.id] = asyncio.Event()
         try:
             self._crash_point("collection_reserved")
             await self._create_shards(entry)
@@ -287,9 +299,8 @@ class Lifecycle:
             await self._undo(entry)
             raise _as_refusal(entry, error) from error
         finally:
-            ended = self._creation_ends.pop(entry.collection.id, None)
-            if ended is not None:
-                ended.set()
+            del self._building[entry.collection.id]
+            ended.set()
         self._crash_point("collection_activated")
         _log.info(
             "collection_created",
@@ -329,9 +340,25 @@ class Lifecycle:
         self._crash_point("shard_created")
 
     async def _undo(self, entry: CollectionEntry) -> None:
+        """Free the name of a reservation, now or, if the catalog cannot be written, later."""
+        try:
+            await self._undo_once(entry)
+        except ShoalError as error:
+            _log.error("undoing_postponed", collection_id=entry.collection.id, error=error.message)
+            task = asyncio.create_task(self._undo_later(entry))
+            self._under_way.add(task)
+            task.add_done_callback(self._ended)
+
+    async def _undo_once(self, entry: CollectionEntry) -> None:
         deletions, _ = await self._changes.make(lambda state: undo_creations(state, [entry]))
         self._delivery.delete(deletions)
         _log.warning("creation_undone", collection_id=entry.collection.id)
+
+    async def _undo_later(self, entry: CollectionEntry) -> None:
+        while True:
+            await asyncio.sleep(UNDO_PAUSE_S)
+            with contextlib.suppress(UnavailableError, OverloadedError):
+                return await self._undo_once(entry)
 
     async def _change_entry(
         self,

@@ -291,7 +291,35 @@ async def test_a_full_disk_refuses_changes_and_leaves_the_rest(
                 await two_workers.create(f"books{number}", configuration=large)
         assert (await two_workers.get("kept")).collection.id == kept.collection.id
 
-    # There is room again.
+    # There is room again, and no name is reserved for what could not be written.
+    await two_workers.create("books0")
     entry = await two_workers.create("books")
     await two_workers.restart()
     assert await two_workers.get("books") == entry
+
+
+async def test_a_creation_is_undone_when_the_disk_has_room_again(
+    two_workers: Cluster,
+) -> None:
+    """A creation that failed, and whose failure cannot be recorded, either."""
+    file = two_workers.directory / "coordinator" / "catalog.mdb"
+    limit = contextlib.ExitStack()
+    for worker in two_workers.workers.values():
+
+        def refuse(method: str) -> UnavailableError | None:
+            if method != "create":
+                return None
+            limit.enter_context(limited_file_size(file.stat().st_size // 2))
+            return UnavailableError("the worker is full, too")
+
+        worker.refuse = refuse
+    with limit:
+        with pytest.raises(UnavailableError, match="the worker is full, too"):
+            await two_workers.create("books")
+        with pytest.raises(UnavailableError, match="failed and is being undone"):
+            await two_workers.create("books", get_or_create=True)
+
+    for worker in two_workers.workers.values():
+        worker.refuse = lambda method: None
+    await eventually(lambda: not two_workers.coordinator.table.state.collections)
+    await two_workers.create("books")
