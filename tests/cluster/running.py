@@ -121,7 +121,9 @@ class RunningCluster:
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Kill a role, and give the ID that its process had."""
+        wait_for(lambda: self.role(name)["process"])  # 0 while it is being restarted
         process: int = self.role(name)["process"]
+        assert process > 0, "0 would be the tests' own process group"
         os.kill(process, number)
         return process
 

@@ -1,0 +1,71 @@
+"""Vectors to measure with, and their exact neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+PASSAGES = Path(__file__).parents[1] / "data" / "passages"
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Normalised vectors, held-out queries, and each query's true nearest by cosine.
+
+    Attributes:
+        name: What it is, with its size.
+        base: Shape ``(n, d)``.
+        queries: Shape ``(q, d)``.
+        truth: Rows of `base`, shape ``(q, 10)``, nearest first.
+    """
+
+    name: str
+    base: Vectors
+    queries: Vectors
+    truth: npt.NDArray[np.int64]
+
+    def recall(self, found: list[list[int]], queries: range) -> float:
+        """The mean share of the true ten that were found."""
+        hits = sum(
+            len(set(rows) & set(self.truth[q].tolist()))
+            for q, rows in zip(queries, found, strict=True)
+        )
+        return hits / (10 * len(found))
+
+
+def _dataset(name: str, base: Vectors, queries: Vectors) -> Dataset:
+    base = base / np.linalg.norm(base, axis=1, keepdims=True)
+    queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    truth = np.argsort(-(queries @ base.T), axis=1, kind="stable")[:, :10]
+    return Dataset(f"{name} {len(base):,} x {base.shape[1]}", base, queries, truth)
+
+
+def passages() -> Dataset:
+    """The project's real texts, embedded by all-MiniLM-L6-v2."""
+    base = np.load(PASSAGES / "passages_vectors_f16.npy").astype(np.float32)
+    queries = np.load(PASSAGES / "queries_vectors_f16.npy").astype(np.float32)
+    return _dataset("passages", base, queries)
+
+
+def mixture(count: int, dimension: int = 384, intrinsic: int = 32) -> Dataset:
+    """A Gaussian mixture on a subspace: like embeddings, of any size.
+
+    `count` vectors of 256 clusters that lie in `intrinsic` dimensions of `dimension`, with a little
+    noise in all of them.
+    """
+    rng = np.random.default_rng(20)
+    plane = rng.standard_normal((intrinsic, dimension)).astype(np.float32)
+    centres = rng.standard_normal((256, intrinsic)).astype(np.float32) * 1.5
+
+    def draw(n: int) -> Vectors:
+        inner = centres[rng.integers(0, len(centres), n)]
+        inner = inner + rng.standard_normal((n, intrinsic)).astype(np.float32)
+        noise = rng.standard_normal((n, dimension)).astype(np.float32) * 0.3
+        return (inner @ plane + noise).astype(np.float32)
+
+    return _dataset("mixture", draw(count), draw(500))

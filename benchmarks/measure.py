@@ -1,0 +1,60 @@
+"""Interleaved rounds: what is compared takes turns, so that the machine's moods hit all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A rate over several rounds.
+
+    Attributes:
+        name: What was measured.
+        rates: Operations a second of each round.
+        recall: recall@10, if it is a search.
+        latencies_s: Of single calls, if they were timed one by one.
+    """
+
+    name: str
+    rates: Sequence[float]
+    recall: float | None = None
+    latencies_s: Sequence[float] = ()
+
+    @property
+    def median(self) -> float:
+        """The median rate."""
+        return statistics.median(self.rates)
+
+    def ratio_to(self, other: Figure) -> tuple[float, float, float]:
+        """Median, lowest and highest ratio of the rounds, pair by pair."""
+        ratios = [a / b for a, b in zip(self.rates, other.rates, strict=True)]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def interleaved(variants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+    """Run each variant in turn, `rounds` times, after one turn that is not counted.
+
+    A variant gives the number of operations it did.
+
+    Returns:
+        Operations a second, by variant, one for each round.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, run in variants.items():
+            began = time.perf_counter()
+            operations = run()
+            elapsed_s = time.perf_counter() - began
+            if turn:
+                rates[name].append(operations / elapsed_s)
+    return rates
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of the values lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
