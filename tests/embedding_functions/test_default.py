@@ -15,7 +15,7 @@ import pytest
 from shoal.embedding_functions import DefaultEmbeddingFunction, EmbeddingFunction
 from shoal.embedding_functions._encoder import SentenceEncoder
 from shoal.embedding_functions.registry import resolve
-from shoal.errors import FailedPreconditionError
+from shoal.errors import FailedPreconditionError, InvalidArgumentError
 from tests.embedding_functions import tiny
 
 PASSAGES = Path(__file__).parents[2] / "data" / "passages"
@@ -33,6 +33,8 @@ def test_it_describes_itself_without_loading_anything() -> None:
     assert function.dimension() == 384
     assert isinstance(function, EmbeddingFunction)
     assert isinstance(resolve("default", {}), DefaultEmbeddingFunction)
+    with pytest.raises(InvalidArgumentError, match="no configuration, got model"):
+        resolve("default", {"model": "another"})
 
 
 def test_importing_shoal_imports_no_model_runtime() -> None:

@@ -18,7 +18,7 @@ from shoal.embedding_functions._encoder import SentenceEncoder
 from shoal.embedding_functions._extras import import_extra
 from shoal.embedding_functions._model_files import ModelFile, ModelSource, find_model
 from shoal.embedding_functions.protocol import EmbeddingFunction
-from shoal.errors import FailedPreconditionError
+from shoal.errors import FailedPreconditionError, InvalidArgumentError
 from shoal.types import Space
 
 __all__ = ["DefaultEmbeddingFunction"]
@@ -98,7 +98,15 @@ class DefaultEmbeddingFunction(EmbeddingFunction):
 
     @classmethod
     def build_from_config(cls, config: dict[str, Any]) -> DefaultEmbeddingFunction:
-        """Build it; there is nothing to configure."""
+        """Build it.
+
+        Raises:
+            InvalidArgumentError: There is something in the configuration; it has none.
+        """
+        if config:
+            raise InvalidArgumentError(
+                f"embedding function 'default' has no configuration, got {', '.join(config)}"
+            )
         return cls()
 
     def default_space(self) -> Space:
