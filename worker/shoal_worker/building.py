@@ -187,6 +187,8 @@ class Building:
                 # Closed meanwhile: considered again when it is opened.
                 continue
             except (_BuilderError, DamagedCheckpointError, DamagedValueError, OSError) as error:
+                if self._is_closing:
+                    return  # `close` has ended the builder in the middle of this graph
                 metrics.FAILED_BUILDS.inc()
                 _logger.warning("graph_build_failed", shard_id=shard.shard_id, error=str(error))
                 self._pause()
