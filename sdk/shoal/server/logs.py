@@ -68,7 +68,8 @@ def configure_embedded() -> None:
             structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.processors.format_exc_info,
-            structlog.stdlib.render_to_log_kwargs,
+            # The event's name first, then its facts: the host's handlers show one message.
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
