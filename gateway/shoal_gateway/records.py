@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
+
 from shoal.internal.v1 import worker_service_pb2
 from shoal.server.clock import HybridClock
 from shoal.server.rpc import CallContext
@@ -18,6 +22,26 @@ from shoal_gateway.table import CollectionRoute
 from shoal_gateway.writes import Writer
 
 __all__ = ["RecordService"]
+
+
+_Request = TypeVar("_Request", bound=Any)
+_Response = TypeVar("_Response")
+_Method: TypeAlias = (
+    "Callable[[RecordService, _Request, CallContext], Coroutine[Any, Any, _Response]]"
+)
+
+
+def _on_collection(method: _Method[_Request, _Response]) -> _Method[_Request, _Response]:
+    """Make a method continue the caller's session, and follow a name that was used again."""
+
+    @functools.wraps(method)
+    async def answer(self: RecordService, request: _Request, context: CallContext) -> _Response:
+        self.continue_session(request.session_token)
+        return await self.router.by_the_name_in_force(
+            request.collection, lambda: method(self, request, context)
+        )
+
+    return answer
 
 
 class RecordService:
@@ -43,7 +67,7 @@ class RecordService:
         clock: HybridClock,
         limits: Limits,
     ) -> None:
-        self._router = router
+        self.router = router
         self._writer = writer
         self._reader = reader
         self._searcher = searcher
@@ -51,62 +75,62 @@ class RecordService:
         self._clock = clock
         self._limits = limits
 
+    @_on_collection
     async def add(
         self, request: record_service_pb2.AddRequest, context: CallContext
     ) -> record_service_pb2.AddResponse:
-        self._continue_session(request.session_token)
         written = await self._writer.put(worker_service_pb2.WRITE_KIND_ADD, request, context)
         return record_service_pb2.AddResponse(
             added=written.added, ignored=written.ignored, session_token=self._session_token()
         )
 
+    @_on_collection
     async def upsert(
         self, request: record_service_pb2.UpsertRequest, context: CallContext
     ) -> record_service_pb2.UpsertResponse:
-        self._continue_session(request.session_token)
         written = await self._writer.put(worker_service_pb2.WRITE_KIND_UPSERT, request, context)
         return record_service_pb2.UpsertResponse(
             added=written.added, updated=written.updated, session_token=self._session_token()
         )
 
+    @_on_collection
     async def update(
         self, request: record_service_pb2.UpdateRequest, context: CallContext
     ) -> record_service_pb2.UpdateResponse:
-        self._continue_session(request.session_token)
         written = await self._writer.put(worker_service_pb2.WRITE_KIND_UPDATE, request, context)
         return record_service_pb2.UpdateResponse(
             updated=written.updated, ignored=written.ignored, session_token=self._session_token()
         )
 
+    @_on_collection
     async def update_where(
         self, request: record_service_pb2.UpdateWhereRequest, context: CallContext
     ) -> record_service_pb2.UpdateWhereResponse:
-        self._continue_session(request.session_token)
         written = await self._writer.update_where(request, context)
         return record_service_pb2.UpdateWhereResponse(
             matched=written.matched, updated=written.updated, session_token=self._session_token()
         )
 
+    @_on_collection
     async def delete(
         self, request: record_service_pb2.DeleteRequest, context: CallContext
     ) -> record_service_pb2.DeleteResponse:
-        self._continue_session(request.session_token)
         written = await self._writer.delete(request, context)
         return record_service_pb2.DeleteResponse(
             deleted=written.deleted, session_token=self._session_token()
         )
 
+    @_on_collection
     async def get(
         self, request: record_service_pb2.GetRequest, context: CallContext
     ) -> worker_service_pb2.GetResponse:
-        self._continue_session(request.session_token)
         columns, _ = check_include(request.include, distances=False)
         filters = Filters.of(request, self._limits)
         ids = None
         if request.HasField("ids"):
             ids = request.ids.values
             check_record_ids(ids, self._limits, "ids", maximum=self._limits.max_page_records)
-        route = await self._router.find(request.collection, context)
+        route = await self.router.find(request.collection, context)
         ids_part = b"" if ids is None else request.ids.SerializeToString()
         belongs_to = _page_digest("get", route, *filters.digest_parts(), ids_part)
         page = await self._reader.page(
@@ -127,26 +151,26 @@ class RecordService:
             session_token=self._session_token(),
         )
 
+    @_on_collection
     async def count(
         self, request: record_service_pb2.CountRequest, context: CallContext
     ) -> record_service_pb2.CountResponse:
-        self._continue_session(request.session_token)
         filters = Filters.of(request, self._limits)
-        route = await self._router.find(request.collection, context)
+        route = await self.router.find(request.collection, context)
         count = await self._selection.count(route, filters, context)
         return record_service_pb2.CountResponse(count=count, session_token=self._session_token())
 
+    @_on_collection
     async def list_ids(
         self, request: record_service_pb2.ListIdsRequest, context: CallContext
     ) -> record_service_pb2.ListIdsResponse:
-        self._continue_session(request.session_token)
         if len(request.prefix.encode()) > self._limits.max_id_bytes:
             raise invalid(
                 "prefix",
                 f"prefix has {len(request.prefix.encode())} bytes; an ID has at most "
                 f"{self._limits.max_id_bytes}",
             )
-        route = await self._router.find(request.collection, context)
+        route = await self.router.find(request.collection, context)
         belongs_to = _page_digest("list_ids", route, request.prefix.encode())
         page = await self._reader.page(
             route,
@@ -161,15 +185,20 @@ class RecordService:
             session_token=self._session_token(),
         )
 
+    @_on_collection
     async def query(
         self, request: record_service_pb2.QueryRequest, context: CallContext
     ) -> worker_service_pb2.QueryResponse:
-        self._continue_session(request.session_token)
         response = await self._searcher.query(request, context)
         response.session_token = self._session_token()
         return response
 
-    def _continue_session(self, token: bytes) -> None:
+    def continue_session(self, token: bytes) -> None:
+        """Order what follows after what the caller has seen.
+
+        Raises:
+            InvalidArgumentError: That is no session token.
+        """
         clock = tokens.decode_session(token)
         if clock:
             self._clock.merge(clock)

@@ -8,7 +8,8 @@ then, the answer is UNAVAILABLE and never NOT_FOUND.
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from shoal.errors import (
     CollectionNotFoundError,
@@ -30,6 +31,9 @@ __all__ = ["DEFAULT_DATABASE", "DEFAULT_TENANT", "Router"]
 
 DEFAULT_TENANT: Final = "default_tenant"
 DEFAULT_DATABASE: Final = "default_database"
+
+
+_Answer = TypeVar("_Answer")
 
 
 class Router:
@@ -110,6 +114,33 @@ class Router:
         ):
             raise missing
         return route
+
+    async def by_the_name_in_force(
+        self,
+        reference: collection_pb2.CollectionReference,
+        work: Callable[[], Awaitable[_Answer]],
+    ) -> _Answer:
+        """Do work on a collection, and once more if its name is another's by now.
+
+        A table that lags may lead to a collection that was deleted, and whose name was used again;
+        who calls it by name means the new one. Nothing was done to the old one, which is gone.
+        """
+        known = self._known_by_name(reference)
+        try:
+            return await work()
+        except CollectionNotFoundError:
+            if known is None or self._known_by_name(reference) is known:
+                raise
+            return await work()
+
+    def _known_by_name(
+        self, reference: collection_pb2.CollectionReference
+    ) -> CollectionRoute | None:
+        return self._table.collection_named(
+            reference.tenant or DEFAULT_TENANT,
+            reference.database or DEFAULT_DATABASE,
+            reference.name,
+        )
 
     async def refresh(self, route: CollectionRoute, context: CallContext) -> CollectionRoute:
         """Give the collection's route as the coordinator knows it now.

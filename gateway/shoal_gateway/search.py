@@ -109,10 +109,10 @@ class Searcher:
             queries = await self._stored_vectors(route, request.query_ids.values, context)
         else:
             queries = request.query_vectors
-            if not route.dimension:
-                # The first vector is written after its dimension is in every table.
-                return worker_service_pb2.QueryResponse(match_counts=[0] * count)
-            check_dimension(route, queries.dimension, "query_vectors.dimension")
+            # Without one there is no vector yet, as far as this gateway knows: the workers know
+            # better if its table lags.
+            if route.dimension:
+                check_dimension(route, queries.dimension, "query_vectors.dimension")
         wanted = Wanted.of(route, filters, ids)
         context.check()
         found = await self._ask(route, wanted, queries, request, columns, context)

@@ -301,6 +301,25 @@ async def test_another_gateway_follows_at_once(cluster: Cluster) -> None:
         await cluster.records.Get(get())
 
 
+async def test_a_name_used_again_is_followed_by_a_gateway_that_lags(filled: Cluster) -> None:
+    lagging = await filled.add_gateway()
+    for task in lagging._tasks:
+        task.cancel()
+    await asyncio.gather(*lagging._tasks, return_exceptions=True)
+    await filled.collections.DeleteCollection(
+        collection_service_pb2.DeleteCollectionRequest(collection=books())
+    )
+    await filled.create(shards=2)
+    await filled.records.Add(add(["new"]))
+    filled.gateways.insert(0, lagging)
+
+    got = await filled.records.Get(get())
+    written = await filled.records.Add(add(["newer"]))
+
+    assert list(got.records.ids) == ["new"]
+    assert written.added == 1
+
+
 async def test_two_first_vectors_of_different_dimension_cannot_both_win(cluster: Cluster) -> None:
     await cluster.create(shards=4)
     results = await asyncio.gather(
