@@ -29,8 +29,9 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     # gRPC's own 1 s at first and 120 s at last are for the internet; ours restarts in a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Whatever its name, how long one attempt to connect may take: with TLS, over a slow line.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 )
 
 

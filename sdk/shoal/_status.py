@@ -40,7 +40,8 @@ def to_error(
             )
         if code == "UNAVAILABLE":
             return errors.UnavailableError(
-                f"the server at {address} cannot be reached: {details}", metadata=facts
+                f"the server at {address} cannot be reached: {details}",
+                metadata={**facts, "details": details or ""},
             )
         if code == "UNIMPLEMENTED":
             return errors.UnimplementedError(

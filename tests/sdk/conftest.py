@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +27,16 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
+def ways() -> Iterator[Ways]:
     """A cluster and a store that the tests share; each has databases of its own in them."""
-    with ways_in(tmp_path_factory.mktemp("ways")) as found:
+    # In memory, where there is such a place: these hundreds of tests ask what a collection does,
+    # not whether the disk has it, and would mostly wait for syncs.
+    memory = Path("/dev/shm")
+    place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(prefix="shoal-tests-", dir=place) as directory,
+        ways_in(Path(directory)) as found,
+    ):
         yield found
 
 
@@ -41,9 +51,9 @@ def way(request: pytest.FixtureRequest) -> str:
 def client(ways: Ways, way: str) -> Iterator[Any]:
     """A client of an empty database."""
     database = f"database-{next(_numbers)}"
+    client = ways.client(way, database=database)
     admin = ways.admin(way)
     admin.create_database(database)
-    client = ways.client(way, database=database)
     yield client
     client.close()
     admin.delete_database(database)

@@ -107,11 +107,17 @@ class Ways:
         self.loop = LoopThread()
         self.port = 0
         self._server: Any = None
+        self._store: shoal.PersistentClient | None = None
         self._cluster: LocalCluster | None = None
 
     def client(self, way: str, **options: Any) -> Any:
         """Make a client."""
         embedded = {**options, "allow_reset": self._allow_reset}
+        if "embedded" in way and self._store is None:
+            # Held open from here on, so that it does not close and open with each test.
+            self._store = shoal.PersistentClient(
+                self._directory / "store", allow_reset=self._allow_reset
+            )
         match way:
             case "embedded":
                 return shoal.PersistentClient(self._directory / "store", **embedded)
@@ -162,6 +168,8 @@ class Ways:
 
     def close(self) -> None:
         """Stop everything."""
+        if self._store is not None:
+            self._store.close()
         self.loop.run(self._stop())
         self.loop.close()
 

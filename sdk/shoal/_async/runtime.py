@@ -11,8 +11,6 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-import grpc.aio
-
 if TYPE_CHECKING:
     from shoal._embedded import Store
 
@@ -42,12 +40,3 @@ async def call_store(
 ) -> bytes:
     """Call a store in this process."""
     return await store.call_async(service, method, request, timeout_s)
-
-
-async def wait_until_ready(channel: grpc.aio.Channel, timeout_s: float) -> bool:
-    """Wait until the channel is connected, and return whether it is."""
-    try:
-        await asyncio.wait_for(channel.channel_ready(), timeout_s)
-    except TimeoutError:
-        return False
-    return True

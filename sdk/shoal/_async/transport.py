@@ -15,7 +15,7 @@ import grpc.aio
 from shoal import _status, errors
 from shoal._address import CHANNEL_OPTIONS, Address
 from shoal._async import runtime
-from shoal._methods import HEARTBEAT, Method
+from shoal._methods import GET_VERSION, Method
 from shoal._retry import CONNECT_TIMEOUT_S
 
 # For asking a channel that cannot connect why.
@@ -99,28 +99,48 @@ class AsyncChannelTransport:
         )
 
     async def _connect(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
-        if await runtime.wait_until_ready(channel, timeout_s):
-            self._is_connected = True
-            return
-        # The channel knows why, but tells it only to a call.
+        """Seek the server, by a call that waits until there is a connection.
+
+        Watching the channel's state instead would cost a blocking client a thread that polls.
+        """
         try:
-            await self._attempt(channel, HEARTBEAT, b"", _DIAGNOSIS_TIMEOUT_S)
-        except errors.UnavailableError as error:
-            raise _status.unreached(str(self._address), timeout_s, str(error)) from None
-        except errors.DeadlineExceededError:
-            raise _status.unreached(str(self._address), timeout_s, "") from None
-        # It connected at the last moment.
+            await self._attempt(channel, GET_VERSION, b"", timeout_s, wait_for_ready=True)
+        except (errors.UnavailableError, errors.DeadlineExceededError):
+            await self._diagnose(channel, timeout_s)
+        except errors.ShoalError:
+            pass  # Somebody answered: what is wrong will be said of the call itself.
         self._is_connected = True
 
+    async def _diagnose(self, channel: grpc.aio.Channel, sought_s: float) -> None:
+        """Ask the channel why it cannot connect, which it tells only to a call that does not wait.
+
+        Returns if it has connected at the last moment.
+        """
+        try:
+            await self._attempt(channel, GET_VERSION, b"", _DIAGNOSIS_TIMEOUT_S)
+        except errors.UnavailableError as error:
+            details = error.metadata.get("details", str(error))
+            raise _status.unreached(str(self._address), sought_s, details) from None
+        except errors.DeadlineExceededError:
+            raise _status.unreached(str(self._address), sought_s, "") from None
+
     async def _attempt(
-        self, channel: grpc.aio.Channel, method: Method[Any, Any], request: bytes, timeout_s: float
+        self,
+        channel: grpc.aio.Channel,
+        method: Method[Any, Any],
+        request: bytes,
+        timeout_s: float,
+        *,
+        wait_for_ready: bool | None = None,
     ) -> bytes:
         call = self._calls.get(method.path)
         if call is None:
             # Without serialisers: messages pass as bytes, and vectors in them untouched.
             call = self._calls[method.path] = channel.unary_unary(method.path)
         try:
-            return await call(request, timeout=timeout_s, metadata=self._metadata)
+            return await call(
+                request, timeout=timeout_s, metadata=self._metadata, wait_for_ready=wait_for_ready
+            )
         except grpc.aio.AioRpcError as error:
             raise _status.to_error(
                 error.code().name,

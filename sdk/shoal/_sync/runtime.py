@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-import grpc
-
 if TYPE_CHECKING:
     from shoal._embedded import Store
 
@@ -39,16 +37,3 @@ def in_thread(function: Callable[[], Result]) -> Result:
 def call_store(store: Store, service: str, method: str, request: bytes, timeout_s: float) -> bytes:
     """Call a store in this process."""
     return store.call(service, method, request, timeout_s)
-
-
-def wait_until_ready(channel: grpc.Channel, timeout_s: float) -> bool:
-    """Wait until the channel is connected, and return whether it is."""
-    ready = grpc.channel_ready_future(channel)
-    try:
-        ready.result(timeout=timeout_s)
-    except grpc.FutureTimeoutError:
-        return False
-    finally:
-        # Otherwise a thread keeps polling the channel's state.
-        ready.cancel()
-    return True
