@@ -18,15 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import structlog
 
 from shoal.errors import (
-    CollectionExistsError,
     CollectionNotFoundError,
     OverloadedError,
     QuotaExceededError,
@@ -36,25 +33,31 @@ from shoal.errors import (
 from shoal.internal.v1.catalog_pb2 import (
     COLLECTION_STATE_ACTIVE,
     COLLECTION_STATE_CREATING,
-    BucketRun,
     CollectionEntry,
-    DatabaseEntry,
     ShardDeletion,
     ShardEntry,
 )
 from shoal.internal.v1.worker_service_pb2 import CreateShardRequest
 from shoal.server.rpc import call
 from shoal.v1.collection_pb2 import (
-    Collection,
     CollectionConfiguration,
-    EmbeddingFunction,
     HnswConfiguration,
 )
-from shoal.v1.value_pb2 import Metadata
 from shoal_coordinator import configuration
-from shoal_coordinator.assignment import bucket_runs, place
+from shoal_coordinator.assignment import place
 from shoal_coordinator.changes import Changes
 from shoal_coordinator.delivery import Delivery, WorkerStub
+from shoal_coordinator.entries import (
+    CollectionUpdate,
+    NewCollection,
+    activated,
+    name_taken,
+    new_entry,
+    not_found,
+    undo_creations,
+    updated_entry,
+    with_dimension,
+)
 from shoal_coordinator.membership import Membership
 from shoal_coordinator.state import (
     MAX_COLLECTIONS,
@@ -83,33 +86,6 @@ UNDO_PAUSE_S: Final = 1.0
 
 MAX_UNDER_WAY: Final = 4_096
 """Changes of collections under way at a time; beyond, callers are turned away."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewCollection:
-    """What a caller wishes to create.
-
-    Attributes:
-        configuration: As given: what is not set takes its default.
-        get_or_create: Be content with an existing one that does not contradict.
-    """
-
-    tenant: str
-    database: str
-    name: str
-    configuration: CollectionConfiguration
-    metadata: Metadata
-    get_or_create: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionUpdate:
-    """What a caller wishes to change; None stays."""
-
-    new_name: str | None
-    new_metadata: Metadata | None
-    new_hnsw: HnswConfiguration | None
-    new_embedding_function: EmbeddingFunction | None
 
 
 class Lifecycle:
@@ -150,7 +126,7 @@ class Lifecycle:
         """Find a collection by its ID. Raises CollectionNotFoundError."""
         entry = self._table.state.active(collection_id)
         if entry is None:
-            raise _not_found(collection_id)
+            raise not_found(collection_id)
         return entry
 
     def get_by_name(self, tenant: str, database: str, name: str) -> CollectionEntry:
@@ -191,7 +167,7 @@ class Lifecycle:
             CollectionNotFoundError, CollectionExistsError, InvalidArgumentError: As it says.
         """
         return await self._independently(
-            self._change_entry(collection_id, lambda s, e: _updated(s, e, update))
+            self._change_entry(collection_id, lambda s, e: updated_entry(s, e, update))
         )
 
     async def fix_dimension(self, collection_id: str, dimension: int) -> CollectionEntry:
@@ -203,7 +179,7 @@ class Lifecycle:
         configuration.check_values(HnswConfiguration(dimension=dimension))
         return await self._independently(
             self._change_entry(
-                collection_id, lambda _, e: _with_dimension(e, dimension), copies_waited_for=False
+                collection_id, lambda _, e: with_dimension(e, dimension), copies_waited_for=False
             )
         )
 
@@ -213,7 +189,7 @@ class Lifecycle:
         def decide(state: CatalogState) -> tuple[Change, tuple[ShardDeletion, ...]]:
             entry = state.active(collection_id)
             if entry is None:
-                raise _not_found(collection_id)
+                raise not_found(collection_id)
             deletions = deletions_of([entry])
             return Change(removed_collections=(collection_id,), deletions=deletions), deletions
 
@@ -277,12 +253,12 @@ class Lifecycle:
             existing = state.collections[taken]
             if existing.state == COLLECTION_STATE_ACTIVE:
                 if not wanted.get_or_create:
-                    raise _exists(database, wanted.name)
+                    raise name_taken(database, wanted.name)
                 configuration.check_agreement(wanted.configuration, existing.collection)
             return None, (existing, False)
         check_room("collections", len(state.collections), MAX_COLLECTIONS)
         workers = place(resolved.hnsw.shards, self._membership.candidates(state))
-        entry = _new_entry(state, database, wanted, resolved, workers, self._now())
+        entry = new_entry(state, database, wanted, resolved, workers, self._now())
         return Change(collections=(entry,)), (entry, True)
 
     async def _build(self, entry: CollectionEntry) -> CollectionEntry:
@@ -293,7 +269,7 @@ class Lifecycle:
             await self._create_shards(entry)
             self._crash_point("shards_created")
             active, version = await self._changes.make(
-                lambda state: _activate(state, entry.collection.id)
+                lambda state: activated(state, entry.collection.id)
             )
         except Exception as error:
             await self._undo(entry)
@@ -374,7 +350,7 @@ class Lifecycle:
         ) -> tuple[Change | None, tuple[CollectionEntry, CollectionEntry]]:
             before = state.active(collection_id)
             if before is None:
-                raise _not_found(collection_id)
+                raise not_found(collection_id)
             after = change(state, before)
             if after == before:
                 return None, (before, before)
@@ -413,121 +389,6 @@ class Lifecycle:
         if not task.cancelled() and (error := task.exception()) is not None:
             # Its caller was told, if there still was one.
             _log.debug("change_refused", error=str(error))
-
-
-def undo_creations(
-    state: CatalogState, entries: Sequence[CollectionEntry]
-) -> tuple[Change | None, tuple[ShardDeletion, ...]]:
-    """Turn reservations into recorded deletions: those of them that still are reservations."""
-    reserved = [
-        known
-        for known in (state.collections.get(entry.collection.id) for entry in entries)
-        if known is not None and known.state == COLLECTION_STATE_CREATING
-    ]
-    if not reserved:
-        return None, ()
-    deletions = deletions_of(reserved)
-    removed = tuple(entry.collection.id for entry in reserved)
-    return Change(removed_collections=removed, deletions=deletions), deletions
-
-
-def _new_entry(
-    state: CatalogState,
-    database: DatabaseEntry,
-    wanted: NewCollection,
-    resolved: CollectionConfiguration,
-    workers: Sequence[str],
-    now: float,
-) -> CollectionEntry:
-    collection = Collection(
-        id=str(uuid.uuid4()),
-        name=wanted.name,
-        tenant=database.tenant,
-        database=database.name,
-        dimension=resolved.hnsw.dimension,
-        configuration=resolved,
-        metadata=wanted.metadata,
-    )
-    collection.created_at.FromMicroseconds(int(now * 1e6))
-    runs = bucket_runs(len(workers))
-    return CollectionEntry(
-        collection=collection,
-        database_id=database.database_id,
-        creation_number=state.next_creation_number,
-        shards=[
-            ShardEntry(
-                shard_id=str(uuid.uuid4()),
-                worker_id=worker_id,
-                epoch=1,
-                buckets=[BucketRun(first=first, last=last)],
-            )
-            for worker_id, (first, last) in zip(workers, runs, strict=True)
-        ],
-        state=COLLECTION_STATE_CREATING,
-        table_version=state.next_version,
-    )
-
-
-def _activate(state: CatalogState, collection_id: str) -> tuple[Change, CollectionEntry]:
-    reserved = state.collections.get(collection_id)
-    if reserved is None:
-        raise CollectionNotFoundError(
-            "the database, or everything, was deleted while the collection was being created",
-            metadata={"collection_id": collection_id},
-        )
-    active = CollectionEntry()
-    active.CopyFrom(reserved)
-    active.state = COLLECTION_STATE_ACTIVE
-    active.table_version = state.next_version
-    return Change(collections=(active,)), active
-
-
-def _updated(
-    state: CatalogState, entry: CollectionEntry, update: CollectionUpdate
-) -> CollectionEntry:
-    updated = CollectionEntry()
-    updated.CopyFrom(entry)
-    collection = updated.collection
-    if update.new_name is not None:
-        owner = state.collection_ids.get((entry.database_id, update.new_name), collection.id)
-        if owner != collection.id:
-            raise _exists(state.databases[entry.database_id], update.new_name)
-        collection.name = update.new_name
-    if update.new_metadata is not None:
-        collection.metadata.CopyFrom(update.new_metadata)
-    if update.new_hnsw is not None:
-        hnsw = configuration.update_hnsw(collection.configuration.hnsw, update.new_hnsw)
-        collection.configuration.hnsw.CopyFrom(hnsw)
-    if update.new_embedding_function is not None:
-        configuration.check_function_update(entry.collection, update.new_embedding_function)
-        function = configuration.stored(update.new_embedding_function)
-        collection.configuration.embedding_function.CopyFrom(function)
-    return updated
-
-
-def _with_dimension(entry: CollectionEntry, dimension: int) -> CollectionEntry:
-    if entry.collection.dimension:
-        return entry
-    fixed = CollectionEntry()
-    fixed.CopyFrom(entry)
-    fixed.collection.dimension = dimension
-    fixed.collection.configuration.hnsw.dimension = dimension
-    return fixed
-
-
-def _not_found(collection_id: str) -> CollectionNotFoundError:
-    return CollectionNotFoundError(
-        f"there is no collection with ID {collection_id}; it was deleted, or never existed",
-        metadata={"collection_id": collection_id},
-    )
-
-
-def _exists(database: DatabaseEntry, name: str) -> CollectionExistsError:
-    return CollectionExistsError(
-        f"collection {name!r} exists already in database {database.name!r} of tenant"
-        f" {database.tenant!r}",
-        metadata={"tenant": database.tenant, "database": database.name, "collection": name},
-    )
 
 
 def _as_refusal(entry: CollectionEntry, error: Exception) -> Exception:

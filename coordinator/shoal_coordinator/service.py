@@ -11,7 +11,8 @@ from shoal.internal.v1 import membership_service_pb2 as membership_api
 from shoal.internal.v1 import routing_service_pb2 as routing_api
 from shoal.server.rpc import CallContext
 from shoal_coordinator.changes import Changes
-from shoal_coordinator.lifecycle import CollectionUpdate, Lifecycle, NewCollection
+from shoal_coordinator.entries import CollectionUpdate, NewCollection
+from shoal_coordinator.lifecycle import Lifecycle
 from shoal_coordinator.membership import Membership
 from shoal_coordinator.namespaces import Namespaces
 from shoal_coordinator.state import Change
