@@ -1,8 +1,8 @@
 """Bring the tools that the checks of deploy/ need, or name what is missing.
 
-promtool and prometheus come from Debian's package, unpacked beside the project and not installed: no
-service starts, and nobody needs to be root. helm is built from its source. With ``--image`` also what
-builds and runs the image without a daemon is installed, by root.
+promtool and prometheus come from Debian's package, unpacked beside the project and not installed:
+no service starts, and nobody needs to be root. helm is built from its source. With ``--image`` also
+what builds and runs the image without a daemon is installed, by root.
 """
 
 from __future__ import annotations

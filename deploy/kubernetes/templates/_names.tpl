@@ -4,11 +4,11 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 45 characters, so that "-gateway-headless" and the digits of a pod still fit into 63. */}}
+{{/* 40 characters, so that "-coordinator" and the hash of a revision, which make a label, fit into 63. */}}
 {{- define "shoal.fullname" -}}
 {{- $name := include "shoal.name" . -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- default $full .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
+{{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "shoal.serviceAccountName" -}}
