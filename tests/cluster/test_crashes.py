@@ -103,7 +103,14 @@ def _progress(writers: list[Writer], reader: Reader, count: int = 10) -> None:
     wait_for(lambda: reader.answer_count >= wanted or reader.crashed is not None)
 
 
-@pytest.mark.parametrize("role", ["coordinator", "worker-1", "gateway"])
+@pytest.mark.parametrize(
+    "role",
+    [
+        pytest.param("coordinator", marks=pytest.mark.long),
+        "worker-1",
+        pytest.param("gateway", marks=pytest.mark.long),
+    ],
+)
 def test_a_role_is_killed_during_writes_and_reads(start: Start, role: str) -> None:
     cluster = start()
     collection = cluster.create("crash", shards=_SHARDS)
@@ -153,6 +160,7 @@ def _repeated_until_answered(collection: Collection, ids: list[str], write_id: b
             time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_write_that_was_cut_off_can_be_repeated(start: Start) -> None:
     cluster = start()
     collection = cluster.create("repeat", shards=_SHARDS)
@@ -172,7 +180,7 @@ def test_a_write_that_was_cut_off_can_be_repeated(start: Start) -> None:
     assert collection.read() == dict.fromkeys(ids, 2)
 
 
-@pytest.mark.parametrize("way", ["hangs", "cannot start"])
+@pytest.mark.parametrize("way", [pytest.param("hangs", marks=pytest.mark.long), "cannot start"])
 def test_the_coordinator_is_down_and_a_worker_restarts(start: Start, way: str) -> None:
     cluster = start()
     collection = cluster.create("headless", shards=_SHARDS)

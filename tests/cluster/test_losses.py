@@ -69,6 +69,7 @@ def test_a_shard_without_its_directory_is_data_loss(start: Start) -> None:
     assert unavailable[0].message
 
 
+@pytest.mark.long
 def test_a_lost_catalog_is_refused_by_the_workers_and_rebuilt_on_demand(start: Start) -> None:
     cluster = start()
     cluster.create("held").upsert(_IDS, version=1)
@@ -90,6 +91,7 @@ def test_a_lost_catalog_is_refused_by_the_workers_and_rebuilt_on_demand(start: S
     assert start().create("held").read() == dict.fromkeys(_IDS, 2)
 
 
+@pytest.mark.long
 def test_an_old_catalog_deletes_nothing(start: Start) -> None:
     cluster = start()
     cluster.create("older").upsert(_IDS, version=1)
@@ -113,6 +115,7 @@ def test_an_old_catalog_deletes_nothing(start: Start) -> None:
     assert recovered.create("newer").read() == dict.fromkeys(_IDS, 2)
 
 
+@pytest.mark.long
 def test_a_copy_of_a_worker_s_directory_is_refused(start: Start, tmp_path: Path) -> None:
     cluster = start()
     cluster.create("held").upsert(_IDS, version=1)
@@ -132,6 +135,7 @@ def test_a_copy_of_a_worker_s_directory_is_refused(start: Start, tmp_path: Path)
     assert cluster.create("held").read() == dict.fromkeys(_IDS, 1)
 
 
+@pytest.mark.long
 def test_a_foreign_cluster_s_worker_is_refused(start: Start, tmp_path: Path) -> None:
     ours = start(tmp_path / "ours", workers=1)
     theirs = start(tmp_path / "theirs", workers=1)
@@ -151,6 +155,7 @@ def test_a_foreign_cluster_s_worker_is_refused(start: Start, tmp_path: Path) -> 
     assert start(tmp_path / "theirs", workers=1).create("held").read() == dict.fromkeys(_IDS, 1)
 
 
+@pytest.mark.long
 def test_a_deleted_collection_is_deleted_by_a_worker_that_was_away(start: Start) -> None:
     cluster = start()
     collection = cluster.create("gone")

@@ -118,6 +118,7 @@ def test_a_directory_has_one_owner(shared: RunningCluster) -> None:
     assert shared.status().coordinator_reachable
 
 
+@pytest.mark.long
 def test_a_worker_s_directory_has_one_process(shared: RunningCluster) -> None:
     role = shared.role("worker-1")
     directory = shared.data / "worker-1"
@@ -213,6 +214,7 @@ def test_an_orderly_stop_keeps_everything(start: Start, workers: int) -> None:
     assert again.create("kept").read() == dict.fromkeys(ids, 3)
 
 
+@pytest.mark.long
 def test_interrupt_in_the_terminal_is_an_orderly_stop(start: Start) -> None:
     cluster = start(workers=1)
     assert cluster.stop(signal.SIGINT) == 0
@@ -232,6 +234,7 @@ def test_children_end_when_their_parent_is_killed(start: Start) -> None:
     assert start().create("orphans").read() == {"a": 0}
 
 
+@pytest.mark.long
 def test_the_next_start_waits_for_the_children_of_a_killed_one(start: Start) -> None:
     cluster = start()
     cluster.create("again").upsert(["a"])
@@ -240,6 +243,7 @@ def test_the_next_start_waits_for_the_children_of_a_killed_one(start: Start) -> 
     assert start().create("again").read() == {"a": 0}
 
 
+@pytest.mark.long
 def test_processes_or_one_process_on_the_same_directory(start: Start) -> None:
     ids = [f"r{n}" for n in range(50)]
     cluster = start(workers=2)
@@ -253,6 +257,7 @@ def test_processes_or_one_process_on_the_same_directory(start: Start) -> None:
     assert start(workers=3).create("both").read() == dict.fromkeys(ids, 2)
 
 
+@pytest.mark.long
 def test_fewer_workers_than_the_directory_holds_are_refused(start: Start, tmp_path: Path) -> None:
     start(workers=2).stop()
     refused = _shoal("up", f"--data={tmp_path / 'data'}", "--workers=1", "--port=0")
@@ -260,6 +265,7 @@ def test_fewer_workers_than_the_directory_holds_are_refused(start: Start, tmp_pa
     assert "--workers 2 or more" in refused.stderr
 
 
+@pytest.mark.long
 def test_ports_are_kept_over_a_restart(start: Start) -> None:
     cluster = start()
     before = {role["name"]: role["port"] for role in cluster.state()["roles"]}
@@ -279,6 +285,7 @@ def test_a_stopped_directory_says_so(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_two_at_once_on_a_new_directory(tmp_path: Path) -> None:
     results: list[subprocess.CompletedProcess[str]] = []
     data = tmp_path / "data"

@@ -8,6 +8,7 @@ acknowledged. Ends with 0 if all was as promised.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import queue
@@ -19,6 +20,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +31,7 @@ import numpy.typing as npt
 import shoal
 from shoal_local.passages import Passages, find_folder, load_passages
 from shoal_local.state import RoleState, RunState
+from shoal_local.status import ask
 
 __all__ = ["main"]
 
@@ -83,7 +86,7 @@ class _Story:
     def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()
         self._begin = time.perf_counter()
-        self._width = min(shutil.get_terminal_size().columns, 100)
+        self._width = min(shutil.get_terminal_size((100, 24)).columns, 100)
 
     def _styled(self, text: str, style: str) -> str:
         return f"\033[{style}m{text}\033[0m" if self._is_terminal else text
@@ -100,7 +103,7 @@ class _Story:
             print(f"    {self._styled('where ' + condition, '36')}")
 
     def answer(self, rank: int, distance: float, shard: str, text: str) -> None:
-        head = f"    {rank}  {distance:.3f}  {shard}  "
+        head = f"    {rank}. distance {distance:.3f}, {shard}: "
         print(head + self._shortened(text, len(head)), flush=True)
 
     def _shortened(self, text: str, indent: int) -> str:
@@ -230,9 +233,21 @@ def _show(passages: Passages, state: RunState, data: Path, say: _Story) -> None:
             embedding_function=None,
         )
         _load(collection, passages, say)
-        _ask(collection, passages, say)
+        _ask(collection, passages, _shard_names(state, str(collection.id)), say)
         _measure(collection, passages, say)
         _kill(collection, passages, data, say)
+
+
+def _shard_names(state: RunState, collection_id: str) -> dict[str, str]:
+    """Names of the collection's shards that a reader can tell apart, by their UUIDs."""
+    status = asyncio.run(ask(f"{state.gateway.host}:{state.gateway.port}"))
+    roles = {f"{role.host}:{role.port}": role.name for role in state.roles}
+    workers = {worker.worker_id: roles[worker.address] for worker in status.workers}
+    shards = [s for s in status.shards if s.collection_id == collection_id]
+    return {
+        shard.shard_id: f"shard {number} on {workers[shard.worker_id]}"
+        for number, shard in enumerate(shards, start=1)
+    }
 
 
 def _load(collection: Any, passages: Passages, say: _Story) -> None:
@@ -274,9 +289,8 @@ _EXAMPLES: Final[tuple[tuple[int, str, dict[str, Any] | None], ...]] = (
 )
 
 
-def _ask(collection: Any, passages: Passages, say: _Story) -> None:
+def _ask(collection: Any, passages: Passages, names: dict[str, str], say: _Story) -> None:
     say.chapter("Asking: the nearest of all, and the nearest of those that match")
-    names: dict[str, str] = {}
     for query, words, where in _EXAMPLES:
         found = collection.query(
             query_embeddings=passages.query_vectors[query],
@@ -287,9 +301,9 @@ def _ask(collection: Any, passages: Passages, say: _Story) -> None:
         )
         say.question(passages.query_texts[query], words)
         for position, shard_id in enumerate(found["plan"]["match_shards"][0]):
-            name = names.setdefault(shard_id, f"shard {shard_id[:8]}")
             distance = found["distances"][0][position]
-            say.answer(position + 1, distance, name, found["documents"][0][position])
+            text = found["documents"][0][position]
+            say.answer(position + 1, distance, names[shard_id], text)
         if not found["ids"][0]:
             raise DemoFailedError(f"nothing was found where {words}")
 
@@ -297,31 +311,30 @@ def _ask(collection: Any, passages: Passages, say: _Story) -> None:
 def _measure(collection: Any, passages: Passages, say: _Story) -> None:
     queries = passages.query_vectors
     say.chapter(f"Comparing {len(queries)} held-out queries with brute force")
-    perl = np.array(["perl" in str(m.get("section", "")) for m in passages.metadatas])
+    wish: dict[str, Any] = {"n_results": _RESULTS, "include": ["distances"]}
+    perl = np.array([m["section"] == "perl" for m in passages.metadatas])
     everything = np.ones(len(passages.ids), bool)
     for name, where, mask in (
-        ("all records", None, everything),
-        (f"section perl ({perl.sum()})", {"section": "perl"}, perl),
+        (f"all {len(everything):,}", None, everything),
+        (f"the {perl.sum()} in section perl", {"section": "perl"}, perl),
     ):
         truth = _brute_force(passages, mask)
         times = []
         found_ids = []
         for vector in queries:
             begin = time.perf_counter()
-            found = collection.query(
-                query_embeddings=vector, n_results=_RESULTS, where=where, include=["distances"]
-            )
+            found = collection.query(query_embeddings=vector, where=where, **wish)
             times.append(time.perf_counter() - begin)
             found_ids.append(found["ids"][0])
         begin = time.perf_counter()
-        together = collection.query(
-            query_embeddings=queries, n_results=_RESULTS, where=where, include=["distances"]
-        )
+        together = collection.query(query_embeddings=queries, where=where, explain=True, **wish)
         seconds = time.perf_counter() - begin
+        methods = Counter(shard["method"] for shard in together["plan"]["shards"])
+        how = ", ".join(f"{count} shards {method}" for method, count in sorted(methods.items()))
         wanted = min(_RESULTS, int(mask.sum()))
         recall = _recall(found_ids, truth, wanted)
         recall_together = _recall(together["ids"], truth, wanted)
-        say.fact(f"{name}: recall@{_RESULTS}", f"{recall:.4f}")
+        say.fact(f"{name}:", f"recall@{_RESULTS} {recall:.4f} ({how})")
         p50, p99 = np.quantile(times, [0.5, 0.99]) * 1e3
         say.fact("  one at a time", f"{p50:.1f} ms (median), {p99:.1f} ms (99 %)")
         say.fact("  all in one call", f"{seconds / len(queries) * 1e3:.2f} ms a query")

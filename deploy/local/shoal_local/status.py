@@ -17,7 +17,7 @@ from shoal.v1 import admin_service_pb2_grpc as admin_grpc
 from shoal_local.directory import is_held
 from shoal_local.state import RunState
 
-__all__ = ["show"]
+__all__ = ["ask", "show"]
 
 _TIMEOUT_S: Final = 10.0
 
@@ -36,7 +36,7 @@ def show(directory: Path, *, as_json: bool) -> int:
             print(f"nothing runs in {directory}; start it with: shoal up --data {directory}")
         return 1
     try:
-        status = asyncio.run(_ask(f"{state.gateway.host}:{state.gateway.port}"))
+        status = asyncio.run(ask(f"{state.gateway.host}:{state.gateway.port}"))
         problem = ""
     except ShoalError as error:
         status, problem = None, error.message
@@ -51,7 +51,8 @@ def show(directory: Path, *, as_json: bool) -> int:
     return 0 if status is not None else 1
 
 
-async def _ask(address: str) -> admin.GetStatusResponse:
+async def ask(address: str) -> admin.GetStatusResponse:
+    """Ask a gateway for workers and shards."""
     async with rpc.channel(address) as channel:
         stub = admin_grpc.AdminServiceStub(channel)
         return await rpc.call(stub.GetStatus, admin.GetStatusRequest(), timeout_s=_TIMEOUT_S)
