@@ -7,6 +7,7 @@ what is wrong, which one, and what would be right.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 import re
@@ -41,6 +42,7 @@ _NAME_MIN: Final = 3
 _NAME_MAX: Final = 512
 WRITE_ID_BYTES: Final = 16
 _RESERVED_KEYS: Final = frozenset({"chroma:document"})
+_ALWAYS_GOOD: Final = frozenset({"string_value", "int_value", "bool_value"})
 _LIST_KINDS: Final = frozenset({"string_list", "int_list", "double_list", "bool_list"})
 
 
@@ -181,6 +183,14 @@ def check_metadata_key(key: str, limits: Limits = DEFAULT_LIMITS, field: str = "
         )
 
 
+@functools.lru_cache(maxsize=4096)
+def _is_good_key(key: str, maximum_bytes: int) -> bool:
+    """Whether a key keeps the rules of `check_metadata_key`; records share few keys."""
+    return (
+        0 < len(key.encode()) <= maximum_bytes and key[0] not in "$#" and key not in _RESERVED_KEYS
+    )
+
+
 def check_value(value: value_pb2.Value, field: str, key: str, *, null: bool = False) -> None:
     """Check a metadata value.
 
@@ -194,7 +204,7 @@ def check_value(value: value_pb2.Value, field: str, key: str, *, null: bool = Fa
         InvalidArgumentError: It has no kind, is not finite, an empty list, or not allowed.
     """
     kind = value.WhichOneof("kind")
-    if kind in ("string_value", "int_value", "bool_value"):
+    if kind in _ALWAYS_GOOD:
         return
     if kind == "double_value":
         if not math.isfinite(value.double_value):
@@ -237,9 +247,13 @@ def check_metadata(
             field,
             f"{field} has {len(fields)} keys; at most {limits.max_metadata_keys} are allowed",
         )
-    for key, value in fields.items():
-        check_metadata_key(key, limits, field)
-        check_value(value, field, key, null=True)
+    # This runs for every value of every record: what is usual takes no call of ours.
+    maximum = limits.max_metadata_key_bytes
+    for key in fields:
+        if not _is_good_key(key, maximum):
+            check_metadata_key(key, limits, field)
+        if fields[key].WhichOneof("kind") not in _ALWAYS_GOOD:
+            check_value(fields[key], field, key, null=True)
     if metadata.ByteSize() > limits.max_metadata_bytes:
         size = sum(len(key.encode()) + _value_bytes(value) for key, value in fields.items())
         if size > limits.max_metadata_bytes:
