@@ -80,6 +80,16 @@ class HeldShards:
         for shard_id in directory.held_shards():
             self._holdings[str(shard_id)] = self._found(shard_id)
         self._count()
+        # Of open shards, counted when somebody asks: each commit changes them.
+        metrics.SHARD_RECORDS.set_function(
+            lambda: sum(s.newest.meta.record_count for s in self.open)
+        )
+        metrics.FRESH_VECTORS.set_function(
+            lambda: sum(s.newest.fresh.live_count for s in self.open)
+        )
+        metrics.FULLEST_BACKLOG.set_function(
+            lambda: max((s.backlog_ratio for s in self.open), default=0.0)
+        )
 
     def _found(self, shard_id: UUID) -> Holding:
         path = self._directory.shard_path(shard_id)
@@ -112,6 +122,13 @@ class HeldShards:
     def all(self) -> list[Holding]:
         """Give every held shard."""
         return list(self._holdings.values())
+
+    @property
+    def open(self) -> list[Shard]:
+        """Every shard that is open and sound."""
+        with self._lock:
+            holdings = list(self._open.values())
+        return [shard for h in holdings if (shard := h.ready) is not None]
 
     # Finding.
 

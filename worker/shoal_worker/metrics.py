@@ -35,4 +35,9 @@ LOST_SHARDS: Final = gauge(
 FRESH_VECTORS: Final = gauge(
     "shoal_fresh_vectors", "Vectors of open shards that no graph holds yet."
 )
+FULLEST_BACKLOG: Final = gauge(
+    "shoal_fullest_backlog_ratio",
+    "How much of its bound the largest backlog of an open shard takes: vectors that no graph holds"
+    " yet. At 1 writes to that shard are refused.",
+)
 SHARD_RECORDS: Final = gauge("shoal_shard_records", "Records of open shards.")

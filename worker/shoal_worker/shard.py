@@ -284,11 +284,17 @@ class Shard:
             self._start_draining()
         return waiting.answer
 
-    def _check_backlog(self, write: Write) -> None:
+    @property
+    def backlog_ratio(self) -> float:
+        """How much of its bound is taken by vectors that wait for a graph; from 1 no write goes."""
         state = self._publication.newest
         count = state.fresh.pending_count
         size = count * state.meta.dimension * 4
-        if count >= MAX_BACKLOG_VECTORS or size >= MAX_BACKLOG_BYTES:
+        return max(count / MAX_BACKLOG_VECTORS, size / MAX_BACKLOG_BYTES)
+
+    def _check_backlog(self, write: Write) -> None:
+        if self.backlog_ratio >= 1:
+            count = self._publication.newest.fresh.pending_count
             raise OverloadedError(
                 f"shard {self.shard_id} has {count} vectors that its graph has not taken in yet: "
                 "repeat later",
