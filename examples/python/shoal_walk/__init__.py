@@ -1,0 +1,1 @@
+"""A walk through Shoal by its gRPC stubs alone."""
