@@ -173,9 +173,11 @@ def define_copy(
     embeds_again = made != source.dimension or not _embedder.is_same(embedding_function, stored)
     if embeds_again:
         request.configuration.hnsw.ClearField("dimension")
-        _embedder.check_space_supported(
-            embedding_function, configuration.space_of(source.configuration.hnsw)
-        )
+        space = configuration.space_of(source.configuration.hnsw)
+        if not _embedder.supports_space(embedding_function, space):
+            # Then the function's own; and what the graph held is no measure for it.
+            request.configuration.hnsw.ClearField("space")
+            request.configuration.hnsw.ClearField("quantization")
     request.configuration.embedding_function.CopyFrom(
         _embedder.to_message(embedding_function, implied=False)
     )

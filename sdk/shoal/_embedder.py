@@ -194,13 +194,23 @@ def is_same(function: AnyFunction, stored: EmbeddingFunctionDescription | None) 
     return config == stored["config"]
 
 
+def _supported_spaces(function: AnyFunction) -> list[Space] | None:
+    supported = getattr(function, "supported_spaces", None)
+    if not callable(supported):
+        return None
+    return [configuration.check_space(name, "supported_spaces()") for name in supported()]
+
+
+def supports_space(function: AnyFunction, space: Space | None) -> bool:
+    """Whether a function's vectors are good for a space; so it is if the function does not say."""
+    spaces = _supported_spaces(function)
+    return space is None or spaces is None or space in spaces
+
+
 def check_space_supported(function: AnyFunction, space: Space | None) -> None:
     """Warn of a space that a function's vectors are not good for."""
-    supported = getattr(function, "supported_spaces", None)
-    if space is None or not callable(supported):
-        return
-    spaces = [configuration.check_space(name, "supported_spaces()") for name in supported()]
-    if space not in spaces:
+    if not supports_space(function, space):
+        spaces = _supported_spaces(function) or []
         warnings.warn(
             f"embedding function {name_of(function)!r} is meant for the spaces "
             f"{', '.join(spaces)}, not for {space}",

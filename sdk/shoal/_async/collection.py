@@ -521,7 +521,8 @@ class AsyncCollection:
             where: Only records that match, by metadata.
             where_document: Only records that match, by document.
             embedding_function: Of the copy. By default that of this collection, whose vectors are
-                copied as they are; another one embeds all documents again.
+                copied as they are; another one embeds all documents again, in a space that it
+                supports.
             progress: Whether to show a progress bar.
 
         Raises:
