@@ -19,6 +19,7 @@ class Settings(RoleSettings):
     ratio: float = setting(0.5, help="A ratio.", minimum=0, maximum=1)
     shape: Literal["round", "flat"] = setting("round", help="A shape.")
     peer: str | None = setting(None, help="A peer.")
+    taste: Literal["sweet", "sour"] | None = setting(None, help="A taste.")
     set: tuple[str, ...] = setting((), help="Texts.")
 
 
@@ -81,6 +82,12 @@ def test_several_texts(tmp_path: Path) -> None:
     assert _load("--config", str(file)).set == ("a", "b")
     file.write_text("[worker]\ndata_dir = 'd'\nset = ['a', 1]\n")
     assert "texts would be right" in _refusal("--config", str(file))
+
+
+def test_a_choice_that_may_be_left_open() -> None:
+    assert _load("--data-dir", "d").taste is None
+    assert _load("--data-dir", "d", "--taste", "sour").taste == "sour"
+    assert "one of sweet, sour would be right" in _refusal("--data-dir", "d", "--taste", "bitter")
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

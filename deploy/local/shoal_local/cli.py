@@ -109,7 +109,7 @@ def _up(arguments: list[str]) -> int:
         arguments=arguments,
         environment=environment,
     )
-    logs.configure(role="local")
+    logs.configure(role="local", level=up.log_level or "info", form=up.log_format or "console")
     with DataDirectory(up.data) as directory:
         plan = make_plan(up, directory, environment)
         print(

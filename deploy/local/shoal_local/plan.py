@@ -111,6 +111,9 @@ def _role_flags(up: UpSettings) -> dict[str, list[str]]:
             flags[role].append(f"--{flag}" if value == "true" else f"--no-{flag}")
         else:
             flags[role].append(f"--{flag}={value}")
+    for role_flags in flags.values():
+        logs = {"log-level": up.log_level, "log-format": up.log_format}
+        role_flags += [f"--{name}={value}" for name, value in logs.items() if value is not None]
     own = {"host": up.host, "port": up.port}
     own |= {"health-port": up.health_port, "metrics-port": up.metrics_port}
     flags["gateway"] += [f"--{name}={v}" for name, v in own.items() if v is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from shoal.server.settings import setting
 
@@ -41,6 +42,12 @@ class UpSettings:
         help="The gateway's metrics port. Default: the gateway's setting, else port + 2.",
         minimum=0,
         maximum=65535,
+    )
+    log_level: Literal["debug", "info", "warning", "error"] | None = setting(
+        None, help="Least severe events to log, of all roles. Default: each role's setting."
+    )
+    log_format: Literal["console", "json"] | None = setting(
+        None, help="Lines for people, or one JSON object a line, of all roles."
     )
     set: tuple[str, ...] = setting(
         (),

@@ -85,6 +85,10 @@ class Supervisor:
         keeping = [asyncio.create_task(child.keep()) for child in self._children]
         announcing = asyncio.create_task(self._announce())
         stopping = asyncio.create_task(stop.wait())
+        # Without a word that it is ready nobody would use it: then it may as well end.
+        announcing.add_done_callback(
+            lambda task: stop.set() if not task.cancelled() and task.exception() else None
+        )
         try:
             await asyncio.wait([*keeping, stopping], return_when=asyncio.FIRST_COMPLETED)
         finally:

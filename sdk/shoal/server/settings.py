@@ -230,8 +230,8 @@ def _kinds(settings_class: type[Any]) -> dict[str, _Kind]:
 
 def _kind(hint: Any, facts: Mapping[str, Any]) -> _Kind:
     optional = False
-    if isinstance(hint, types.UnionType):
-        (hint,) = (a for a in hint.__args__ if a is not types.NoneType)
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        (hint,) = (a for a in typing.get_args(hint) if a is not types.NoneType)
         optional = True
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
