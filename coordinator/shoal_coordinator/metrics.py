@@ -19,6 +19,9 @@ DELETIONS: Final = gauge(
     "shoal_catalog_unconfirmed_deletions", "Shards whose holder has not confirmed their deletion."
 )
 WORKERS: Final = gauge("shoal_workers", "Workers in the catalog.", ("live",))
+UNAVAILABLE_SHARDS: Final = gauge(
+    "shoal_unavailable_shards", "Shards whose worker is not heard from."
+)
 UNKNOWN_SHARDS: Final = gauge(
     "shoal_unknown_shards",
     "Shards that workers hold and the catalog does not know; they are kept.",

@@ -290,6 +290,13 @@ class RoutingTable:
         live = sum(worker.live for worker in self.state.workers.values())
         metrics.WORKERS.labels("yes").set(live)
         metrics.WORKERS.labels("no").set(len(self.state.workers) - live)
+        metrics.UNAVAILABLE_SHARDS.set(
+            sum(
+                len(self.state.shards_of_worker.get(worker.worker_id, ()))
+                for worker in self.state.workers.values()
+                if not worker.live
+            )
+        )
 
 
 def _add(page: WatchTableResponse, item: _Item) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from shoal.errors import FailedPreconditionError, NotRegisteredError, UnavailableError
 from shoal.internal.v1.membership_service_pb2 import RegisterWorkerRequest
+from shoal.server.metrics import REGISTRY
 from shoal.server.rpc import context_for
 from tests.coordinator.cluster import Cluster, FakeGateway, FakeWorker, eventually
 
@@ -113,6 +114,7 @@ async def test_a_worker_without_heartbeats_is_not_live(two_workers: Cluster) -> 
 
     assert not state.workers[silent.worker_id].live
     assert state.workers[other.worker_id].live
+    assert REGISTRY.get_sample_value("shoal_unavailable_shards") == 1
     # Its shards stay its own, and new ones go elsewhere.
     assert (await two_workers.get("books")) == entry
     novels = await two_workers.create("novels", shards=4)
@@ -120,6 +122,7 @@ async def test_a_worker_without_heartbeats_is_not_live(two_workers: Cluster) -> 
 
     await silent.heartbeat(two_workers.coordinator)
     assert state.workers[silent.worker_id].live
+    assert REGISTRY.get_sample_value("shoal_unavailable_shards") == 0
 
 
 async def test_leases_expire_by_themselves(cluster: Cluster) -> None:
