@@ -10,6 +10,8 @@ print(collection.query(query_embeddings=[1.0, 0.1], n_results=1))
 ```
 """
 
+from typing import Final as _Final
+
 from shoal import embedding_functions, errors
 from shoal._async.admin import AsyncAdminClient
 from shoal._async.client import AsyncClient, AsyncEphemeralClient, AsyncPersistentClient
@@ -83,10 +85,10 @@ from shoal.types import (
     WhereDocument,
 )
 
-DEFAULT = _Choice.DEFAULT
+DEFAULT: _Final = _Choice.DEFAULT
 """The embedding function that Shoal brings, where a collection is created."""
 
-STORED = _Choice.STORED
+STORED: _Final = _Choice.STORED
 """The embedding function that a collection was created with, where it is fetched."""
 
 __all__ = [
