@@ -42,7 +42,8 @@ def server(
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
             # Clients that ping idle connections would else be sent away with GOAWAY.
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+            # (The key of what grpc.h calls MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS has no "recv".)
+            ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
