@@ -30,6 +30,7 @@ import lmdb
 
 from shoal.errors import DataDirectoryLockedError, DataLossError, FailedPreconditionError
 from shoal.internal.v1.catalog_pb2 import (
+    ApiKeyEntry,
     CollectionEntry,
     DatabaseEntry,
     ShardDeletion,
@@ -47,9 +48,25 @@ _LOCK: Final = "coordinator.lock"
 INITIAL_MAP_BYTES: Final = 64 << 20
 """Room for some 50,000 collections. Address space, not disk; it doubles when it is full."""
 
-_DATABASES: Final = (b"meta", b"tenants", b"databases", b"collections", b"workers", b"deletions")
+_DATABASES: Final = (
+    b"meta",
+    b"tenants",
+    b"databases",
+    b"collections",
+    b"workers",
+    b"deletions",
+    b"api_keys",
+)
 
-_Entry = TypeVar("_Entry", CollectionEntry, DatabaseEntry, ShardDeletion, TenantEntry, WorkerEntry)
+_Entry = TypeVar(
+    "_Entry",
+    ApiKeyEntry,
+    CollectionEntry,
+    DatabaseEntry,
+    ShardDeletion,
+    TenantEntry,
+    WorkerEntry,
+)
 
 
 class CatalogWriteError(Exception):
@@ -107,6 +124,7 @@ class Catalog:
             collections = list(self._read(txn, b"collections", CollectionEntry))
             workers = list(self._read(txn, b"workers", WorkerEntry))
             deletions = list(self._read(txn, b"deletions", ShardDeletion))
+            api_keys = list(self._read(txn, b"api_keys", ApiKeyEntry))
             cluster_id = self._meta(txn, b"cluster_id").decode()
             version = int.from_bytes(self._meta(txn, b"table_version"), "big")
             creation_number = int.from_bytes(self._meta(txn, b"creation_number"), "big")
@@ -117,6 +135,7 @@ class Catalog:
                 collections=tuple(sorted(collections, key=lambda e: e.creation_number)),
                 workers=tuple(workers),
                 deletions=tuple(deletions),
+                api_keys=tuple(sorted(api_keys, key=lambda e: e.creation_number)),
                 cluster_id=cluster_id,
             )
         )
@@ -232,6 +251,7 @@ class Catalog:
         self._delete(txn, b"tenants", change.removed_tenants, _tenant_key)
         self._delete(txn, b"workers", change.removed_workers, str.encode)
         self._delete(txn, b"deletions", change.confirmed_deletions, str.encode)
+        self._delete(txn, b"api_keys", change.removed_api_keys, str.encode)
         for tenant in change.tenants:
             self._put(txn, b"tenants", _tenant_key(tenant.name), tenant)
         for database in change.databases:
@@ -244,6 +264,8 @@ class Catalog:
             self._put(txn, b"workers", worker.worker_id.encode(), stored)
         for deletion in change.deletions:
             self._put(txn, b"deletions", deletion.shard_id.encode(), deletion)
+        for key in change.api_keys:
+            self._put(txn, b"api_keys", key.description.id.encode(), key)
 
     def _put(self, txn: lmdb.Transaction, db: bytes, key: bytes, entry: _Entry) -> None:
         txn.put(key, _frame(entry.SerializeToString()), db=self._dbs[db])

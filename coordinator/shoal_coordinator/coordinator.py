@@ -25,6 +25,7 @@ from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceStub
 from shoal.server.crash import crash_point
 from shoal.server.rpc import channel
 from shoal.server.transport import AddressedChannel
+from shoal_coordinator.api_keys import ApiKeys, BootstrapKey
 from shoal_coordinator.catalog import Catalog
 from shoal_coordinator.changes import Changes
 from shoal_coordinator.delivery import Delivery, WorkerStub
@@ -54,6 +55,7 @@ class Coordinator:
         expected_workers: So many must register before the cluster is ready.
         allow_reset: Whether everything may be deleted by one call.
         recover: Rebuild the catalog, or complete it, from the copies in the workers' directories.
+        bootstrap_key_file: Holds an API key with all rights; see `shoal_coordinator.api_keys`.
         worker_stub: Gives the stub for a worker's address; None: by gRPC.
         clock: Monotonic, seconds; for leases.
         now: Seconds since 1970.
@@ -72,6 +74,7 @@ class Coordinator:
         expected_workers: int = 1,
         allow_reset: bool = False,
         recover: bool = False,
+        bootstrap_key_file: Path | None = None,
         worker_stub: WorkerStub | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -84,6 +87,7 @@ class Coordinator:
         self._expected_workers = expected_workers
         self._allow_reset = allow_reset
         self._recover = recover
+        self._bootstrap_key_file = bootstrap_key_file
         self._remote = _RemoteWorkers()
         self._worker_stub = worker_stub or self._remote
         self._clock = clock
@@ -140,10 +144,20 @@ class Coordinator:
         namespaces = Namespaces(
             self._changes, self.table, self._lifecycle, allow_reset=self._allow_reset
         )
-        self.catalog_service = CatalogService(self._lifecycle, namespaces)
+        api_keys = ApiKeys(self._changes, self._lifecycle, self._now)
+        bootstrap = BootstrapKey(api_keys, self._bootstrap_key_file)
+        try:
+            await bootstrap.start()
+        except BaseException:
+            await self._lifecycle.close()
+            await self._delivery.close()
+            await self._changes.close()
+            raise
+        self.catalog_service = CatalogService(self._lifecycle, namespaces, api_keys)
         self.routing_service = RoutingService(self._changes, self.table)
         self.membership_service = MembershipService(self.membership)
         self._leases = asyncio.create_task(self._watch_leases(), name="leases of workers")
+        self._bootstrap = asyncio.create_task(bootstrap.follow(), name="bootstrap key")
         _log.info(
             "coordinator_started",
             cluster_id=self.table.state.cluster_id,
@@ -158,7 +172,8 @@ class Coordinator:
     async def close(self) -> None:
         """Stop, and let go of the directory. What is under way is found at the next start."""
         self._leases.cancel()
-        await asyncio.wait([self._leases])
+        self._bootstrap.cancel()
+        await asyncio.wait([self._leases, self._bootstrap])
         self.table.close()
         await self._lifecycle.close()
         await self._delivery.close()

@@ -31,6 +31,7 @@ async def serve(settings: CoordinatorSettings, role: process.RoleProcess) -> Asy
         expected_workers=settings.expected_workers,
         allow_reset=settings.allow_reset,
         recover=settings.recover_catalog,
+        bootstrap_key_file=settings.bootstrap_key_file,
         heartbeat_s=settings.heartbeat_s,
         lease_s=settings.lease_s,
     )

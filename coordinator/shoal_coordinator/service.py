@@ -10,6 +10,7 @@ from shoal.internal.v1 import catalog_service_pb2 as catalog_api
 from shoal.internal.v1 import membership_service_pb2 as membership_api
 from shoal.internal.v1 import routing_service_pb2 as routing_api
 from shoal.server.rpc import CallContext
+from shoal_coordinator.api_keys import ApiKeys
 from shoal_coordinator.changes import Changes
 from shoal_coordinator.entries import CollectionUpdate, NewCollection
 from shoal_coordinator.lifecycle import Lifecycle
@@ -22,9 +23,10 @@ from shoal_coordinator.table import RoutingTable, Watch
 class CatalogService:
     """``shoal.internal.v1.CatalogService``."""
 
-    def __init__(self, lifecycle: Lifecycle, namespaces: Namespaces) -> None:
+    def __init__(self, lifecycle: Lifecycle, namespaces: Namespaces, api_keys: ApiKeys) -> None:
         self._lifecycle = lifecycle
         self._namespaces = namespaces
+        self._api_keys = api_keys
 
     async def create_collection(
         self, request: catalog_api.CreateCollectionRequest, context: CallContext
@@ -113,6 +115,18 @@ class CatalogService:
     ) -> catalog_api.ResetResponse:
         await self._namespaces.reset()
         return catalog_api.ResetResponse()
+
+    async def create_api_key(
+        self, request: catalog_api.CreateApiKeyRequest, context: CallContext
+    ) -> catalog_api.CreateApiKeyResponse:
+        entry = await self._api_keys.create(request.description, request.secret_sha256)
+        return catalog_api.CreateApiKeyResponse(entry=entry)
+
+    async def revoke_api_key(
+        self, request: catalog_api.RevokeApiKeyRequest, context: CallContext
+    ) -> catalog_api.RevokeApiKeyResponse:
+        await self._api_keys.revoke(request.id)
+        return catalog_api.RevokeApiKeyResponse()
 
 
 class RoutingService:

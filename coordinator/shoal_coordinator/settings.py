@@ -35,6 +35,11 @@ class CoordinatorSettings(RoleSettings):
         " collections that registering workers hold and the catalog does not know. With an empty"
         " data directory the coordinator joins the first worker's cluster.",
     )
+    bootstrap_key_file: Path | None = setting(
+        None,
+        help="File with an API key, as `shoal keys generate` prints it, that has all rights as"
+        " long as it stands there; the first key, and the way back in. Looked at every second.",
+    )
     heartbeat_s: float = setting(
         HEARTBEAT_S, help="Time between a worker's heartbeats, seconds.", minimum=0.05, maximum=60
     )

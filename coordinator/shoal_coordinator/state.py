@@ -20,6 +20,7 @@ from shoal.errors import (
 )
 from shoal.internal.v1.catalog_pb2 import (
     COLLECTION_STATE_ACTIVE,
+    ApiKeyEntry,
     CollectionEntry,
     DatabaseEntry,
     ShardDeletion,
@@ -38,14 +39,17 @@ MAX_TENANTS: Final = 100_000
 MAX_DATABASES: Final = 100_000
 """In the cluster; for the same reason."""
 
+MAX_API_KEYS: Final = 10_000
+"""In the cluster; for the same reason."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What one transaction does to the catalog: whole entries put, and keys removed.
 
     Attributes:
-        collections: New or changed, by their ID. Likewise databases, tenants, workers.
-        removed_collections: IDs. Likewise databases and workers; tenants by name.
+        collections: New or changed, by their ID. Likewise databases, tenants, workers, API keys.
+        removed_collections: IDs. Likewise databases, workers and API keys; tenants by name.
         deletions: Shards that their holders must delete, kept until they have confirmed.
         confirmed_deletions: IDs of shards whose holder has confirmed.
         cluster_id: The cluster that this catalog belongs to from now on.
@@ -61,6 +65,8 @@ class Change:
     removed_collections: tuple[str, ...] = ()
     workers: tuple[WorkerEntry, ...] = ()
     removed_workers: tuple[str, ...] = ()
+    api_keys: tuple[ApiKeyEntry, ...] = ()
+    removed_api_keys: tuple[str, ...] = ()
     deletions: tuple[ShardDeletion, ...] = ()
     confirmed_deletions: tuple[str, ...] = ()
     cluster_id: str | None = None
@@ -79,6 +85,8 @@ class Change:
             or self.removed_collections
             or self.workers
             or self.removed_workers
+            or self.api_keys
+            or self.removed_api_keys
             or self.cluster_id is not None
             or self.ready is not None
             or self.version_above
@@ -103,6 +111,7 @@ class CatalogState:
     collections: dict[str, CollectionEntry] = field(default_factory=dict)
     workers: dict[str, WorkerEntry] = field(default_factory=dict)
     deletions: dict[str, ShardDeletion] = field(default_factory=dict)
+    api_keys: dict[str, ApiKeyEntry] = field(default_factory=dict)
     database_ids: dict[tuple[str, str], str] = field(default_factory=dict)
     """By tenant and name."""
     collection_ids: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -146,6 +155,9 @@ class CatalogState:
             self.workers[worker.worker_id] = worker
         for deletion in change.deletions:
             self.deletions[deletion.shard_id] = deletion
+        for key in change.api_keys:
+            self.api_keys[key.description.id] = key
+            self._count(key.creation_number)
 
     def database(self, tenant: str, name: str) -> DatabaseEntry:
         """Find a database. Raises TenantNotFoundError or DatabaseNotFoundError."""
@@ -201,6 +213,8 @@ class CatalogState:
             del self.tenants[name]
         for worker_id in change.removed_workers:
             self.workers.pop(worker_id, None)
+        for key_id in change.removed_api_keys:
+            self.api_keys.pop(key_id, None)
         for shard_id in change.confirmed_deletions:
             self.deletions.pop(shard_id, None)
 

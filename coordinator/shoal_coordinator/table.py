@@ -23,6 +23,7 @@ from typing import Final
 
 from shoal.internal.v1.catalog_pb2 import (
     COLLECTION_STATE_ACTIVE,
+    ApiKeyEntry,
     CollectionEntry,
     DatabaseEntry,
     TenantEntry,
@@ -44,7 +45,7 @@ MAX_HISTORY_CHANGES: Final = 1_000
 MAX_HISTORY_ENTRIES: Final = 20_000
 """Entries in all these changes together: beyond, the whole table is not much larger."""
 
-_Item = CollectionEntry | DatabaseEntry | TenantEntry | WorkerEntry
+_Item = ApiKeyEntry | CollectionEntry | DatabaseEntry | TenantEntry | WorkerEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,7 @@ class RoutingTable:
             + len(change.databases) + len(change.removed_databases)
             + len(change.tenants) + len(change.removed_tenants)
             + len(change.workers) + len(change.removed_workers)
+            + len(change.api_keys) + len(change.removed_api_keys)
         )  # fmt: skip
         self._history.append(_Published(self.state.version, change, count))
         self._history_entries += count
@@ -222,6 +224,7 @@ class RoutingTable:
             *state.tenants.values(),
             *state.databases.values(),
             *state.workers.values(),
+            *state.api_keys.values(),
             *(e for e in state.collections.values() if e.state == COLLECTION_STATE_ACTIVE),
         ]
         return state.version, self._pages(state.version, items, Change(), snapshot=True)
@@ -233,6 +236,7 @@ class RoutingTable:
             *change.tenants,
             *change.databases,
             *change.workers,
+            *change.api_keys,
             *(e for e in change.collections if e.state == COLLECTION_STATE_ACTIVE),
         ]
         return self._pages(published.version, items, change, snapshot=False)
@@ -263,6 +267,7 @@ class RoutingTable:
         current.removed_database_ids.extend(removed.removed_databases)
         current.removed_tenants.extend(removed.removed_tenants)
         current.removed_worker_ids.extend(removed.removed_workers)
+        current.removed_api_key_ids.extend(removed.removed_api_keys)
         count = size = 0
         for item in items:
             if count >= MAX_PAGE_ENTRIES or (count and size + item.ByteSize() > MAX_PAGE_BYTES):
@@ -306,5 +311,7 @@ def _add(page: WatchTableResponse, item: _Item) -> None:
         page.workers.append(item)
     elif isinstance(item, DatabaseEntry):
         page.databases.append(item)
+    elif isinstance(item, ApiKeyEntry):
+        page.api_keys.append(item)
     else:
         page.tenants.append(item)

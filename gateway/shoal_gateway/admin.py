@@ -14,6 +14,7 @@ from shoal.v1 import admin_service_pb2
 from shoal.wire.limits import Limits
 from shoal.wire.validation import check_name
 from shoal_gateway import tokens
+from shoal_gateway.api_keys import ApiKeys
 from shoal_gateway.collections import MAX_PAGE
 from shoal_gateway.coordinator import ASK_TIMEOUT_S, ask
 from shoal_gateway.deadlines import within
@@ -59,6 +60,7 @@ class AdminService:
         self._stubs = stubs
         self._limits = limits
         self._version = version
+        self._api_keys = ApiKeys(table, catalog)
 
     async def heartbeat(
         self, _request: admin_service_pb2.HeartbeatRequest, _context: CallContext
@@ -256,6 +258,21 @@ class AdminService:
         for route in known:
             self._table.forget(route.collection_id)
         return admin_service_pb2.DeleteDatabaseResponse()
+
+    async def create_api_key(
+        self, request: admin_service_pb2.CreateApiKeyRequest, context: CallContext
+    ) -> admin_service_pb2.CreateApiKeyResponse:
+        return await self._api_keys.create(request, context)
+
+    async def list_api_keys(
+        self, request: admin_service_pb2.ListApiKeysRequest, context: CallContext
+    ) -> admin_service_pb2.ListApiKeysResponse:
+        return await self._api_keys.list(request, context)
+
+    async def revoke_api_key(
+        self, request: admin_service_pb2.RevokeApiKeyRequest, context: CallContext
+    ) -> admin_service_pb2.RevokeApiKeyResponse:
+        return await self._api_keys.revoke(request, context)
 
     async def _ask_for_tenant(self, name: str, context: CallContext) -> catalog_pb2.TenantEntry:
         question = catalog_service_pb2.GetTenantRequest(name=name)

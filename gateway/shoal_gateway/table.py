@@ -127,6 +127,7 @@ class RoutingTable:
         self._database_ids: dict[tuple[str, str], str] = {}  # by tenant, name
         self._tenants: dict[str, catalog_pb2.TenantEntry] = {}
         self._workers: dict[str, catalog_pb2.WorkerEntry] = {}
+        self._api_keys: dict[str, catalog_pb2.ApiKeyEntry] = {}
         # Deleted through this gateway, and still in the table. UUIDs are never used again, so that
         # what is here needs no version.
         self._deleted: set[str] = set()
@@ -144,6 +145,8 @@ class RoutingTable:
                 self._put_database(database)
             for worker in page.workers:
                 self._workers[worker.worker_id] = worker
+            for key in page.api_keys:
+                self._api_keys[key.description.id] = key
             for entry in page.collections:
                 self._put_collection(entry)
         last = pages[-1]
@@ -234,6 +237,19 @@ class RoutingTable:
         """Give all workers, by UUID."""
         return sorted(self._workers.values(), key=lambda entry: entry.worker_id)
 
+    def api_key(self, key_id: str) -> catalog_pb2.ApiKeyEntry | None:
+        """Find an API key."""
+        return self._api_keys.get(key_id)
+
+    def api_keys(self) -> list[catalog_pb2.ApiKeyEntry]:
+        """Give all API keys in order of creation."""
+        return sorted(self._api_keys.values(), key=lambda entry: entry.creation_number)
+
+    @property
+    def api_key_count(self) -> int:
+        """How many API keys there are."""
+        return len(self._api_keys)
+
     # Changing
 
     def _forget_everything(self) -> None:
@@ -243,6 +259,7 @@ class RoutingTable:
         self._database_ids.clear()
         self._tenants.clear()
         self._workers.clear()
+        self._api_keys.clear()
 
     def _remove(self, page: routing_service_pb2.WatchTableResponse) -> None:
         for collection_id in page.removed_collection_ids:
@@ -253,6 +270,8 @@ class RoutingTable:
             self._tenants.pop(name, None)
         for worker_id in page.removed_worker_ids:
             self._workers.pop(worker_id, None)
+        for key_id in page.removed_api_key_ids:
+            self._api_keys.pop(key_id, None)
 
     def _put_collection(self, entry: catalog_pb2.CollectionEntry) -> None:
         self._remove_collection(entry.collection.id)

@@ -38,6 +38,10 @@ class CallContext(Protocol):
     def metadata(self) -> Mapping[str, str]:
         """The caller's gRPC metadata; of a key given twice the last, binary ones left out."""
 
+    @property
+    def caller(self) -> object | None:
+        """Who calls, as the service's guard has found out; None where nobody asks."""
+
     def time_remaining(self) -> float:
         """Give the seconds left, above 0.
 
@@ -61,9 +65,12 @@ class Call:
     Args:
         timeout_s: Seconds until the deadline; infinite for none.
         metadata: As it came.
+
+    Attributes:
+        caller: Who calls; set by the service's guard.
     """
 
-    __slots__ = ("_cancelled", "_deadline", "_metadata", "_raw_metadata", "request_id")
+    __slots__ = ("_cancelled", "_deadline", "_metadata", "_raw_metadata", "caller", "request_id")
 
     def __init__(
         self,
@@ -75,6 +82,7 @@ class Call:
         self._raw_metadata = metadata
         self._metadata: dict[str, str] | None = None
         self._cancelled = False
+        self.caller: object | None = None
         if request_id is None:
             request_id = next((str(v) for k, v in metadata if k == REQUEST_ID_KEY), "")
         # An ID goes into logs: one with line breaks, or a kilobyte long, is replaced.
@@ -85,6 +93,10 @@ class Call:
         if self._metadata is None:
             self._metadata = {k: v for k, v in self._raw_metadata if isinstance(v, str)}
         return self._metadata
+
+    def values(self, key: str) -> list[str]:
+        """Give all values of a metadata key, in their order."""
+        return [v for k, v in self._raw_metadata if k == key and isinstance(v, str)]
 
     @property
     def seconds_left(self) -> float:

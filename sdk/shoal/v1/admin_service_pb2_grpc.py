@@ -26,7 +26,13 @@ if _version_not_supported:
 
 
 class AdminServiceStub(object):
-    """Tenants and databases, limits and status.
+    """Tenants, databases and API keys, limits and status.
+
+    Where the server asks for API keys, every method of every service needs one, as
+    metadata `authorization: Bearer KEY` or `api-key: KEY`, with a right where the
+    method says so. Without a valid key the answer is UNAUTHENTICATED. With one that
+    does not allow the call it is PERMISSION_DENIED, whether or not what the request
+    names exists.
     """
 
     def __init__(self, channel):
@@ -90,10 +96,31 @@ class AdminServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_admin__service__pb2.DeleteDatabaseRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_admin__service__pb2.DeleteDatabaseResponse.FromString,
                 _registered_method=True)
+        self.CreateApiKey = channel.unary_unary(
+                '/shoal.v1.AdminService/CreateApiKey',
+                request_serializer=shoal_dot_v1_dot_admin__service__pb2.CreateApiKeyRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_admin__service__pb2.CreateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.ListApiKeys = channel.unary_unary(
+                '/shoal.v1.AdminService/ListApiKeys',
+                request_serializer=shoal_dot_v1_dot_admin__service__pb2.ListApiKeysRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_admin__service__pb2.ListApiKeysResponse.FromString,
+                _registered_method=True)
+        self.RevokeApiKey = channel.unary_unary(
+                '/shoal.v1.AdminService/RevokeApiKey',
+                request_serializer=shoal_dot_v1_dot_admin__service__pb2.RevokeApiKeyRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_admin__service__pb2.RevokeApiKeyResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
-    """Tenants and databases, limits and status.
+    """Tenants, databases and API keys, limits and status.
+
+    Where the server asks for API keys, every method of every service needs one, as
+    metadata `authorization: Bearer KEY` or `api-key: KEY`, with a right where the
+    method says so. Without a valid key the answer is UNAUTHENTICATED. With one that
+    does not allow the call it is PERMISSION_DENIED, whether or not what the request
+    names exists.
     """
 
     def Heartbeat(self, request, context):
@@ -179,6 +206,35 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateApiKey(self, request, context):
+        """Creates an API key. Needs RIGHT_ADMIN on every scope that it grants, and
+        every right that it grants there. The key is in the answer and nowhere else:
+        the server keeps its SHA-256 alone. After UNAVAILABLE or DEADLINE_EXCEEDED the
+        key may have been created, and nobody knows it: revoke it and create another.
+        Errors: INVALID_ARGUMENT, PERMISSION_DENIED, QUOTA_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApiKeys(self, request, context):
+        """Lists the API keys in order of creation, without their secrets: those of
+        which the caller has RIGHT_ADMIN on every scope.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeApiKey(self, request, context):
+        """Revokes an API key: when it is answered, every gateway that follows the
+        coordinator refuses it. Needs RIGHT_ADMIN on all of the key's scopes. Errors:
+        NOT_FOUND; FAILED_PRECONDITION for the key that the coordinator was started
+        with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -237,6 +293,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=shoal_dot_v1_dot_admin__service__pb2.DeleteDatabaseRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_admin__service__pb2.DeleteDatabaseResponse.SerializeToString,
             ),
+            'CreateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateApiKey,
+                    request_deserializer=shoal_dot_v1_dot_admin__service__pb2.CreateApiKeyRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_admin__service__pb2.CreateApiKeyResponse.SerializeToString,
+            ),
+            'ListApiKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApiKeys,
+                    request_deserializer=shoal_dot_v1_dot_admin__service__pb2.ListApiKeysRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_admin__service__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeApiKey,
+                    request_deserializer=shoal_dot_v1_dot_admin__service__pb2.RevokeApiKeyRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_admin__service__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'shoal.v1.AdminService', rpc_method_handlers)
@@ -246,7 +317,13 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
-    """Tenants and databases, limits and status.
+    """Tenants, databases and API keys, limits and status.
+
+    Where the server asks for API keys, every method of every service needs one, as
+    metadata `authorization: Bearer KEY` or `api-key: KEY`, with a right where the
+    method says so. Without a valid key the answer is UNAUTHENTICATED. With one that
+    does not allow the call it is PERMISSION_DENIED, whether or not what the request
+    names exists.
     """
 
     @staticmethod
@@ -536,6 +613,87 @@ class AdminService(object):
             '/shoal.v1.AdminService/DeleteDatabase',
             shoal_dot_v1_dot_admin__service__pb2.DeleteDatabaseRequest.SerializeToString,
             shoal_dot_v1_dot_admin__service__pb2.DeleteDatabaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.AdminService/CreateApiKey',
+            shoal_dot_v1_dot_admin__service__pb2.CreateApiKeyRequest.SerializeToString,
+            shoal_dot_v1_dot_admin__service__pb2.CreateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApiKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.AdminService/ListApiKeys',
+            shoal_dot_v1_dot_admin__service__pb2.ListApiKeysRequest.SerializeToString,
+            shoal_dot_v1_dot_admin__service__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.AdminService/RevokeApiKey',
+            shoal_dot_v1_dot_admin__service__pb2.RevokeApiKeyRequest.SerializeToString,
+            shoal_dot_v1_dot_admin__service__pb2.RevokeApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

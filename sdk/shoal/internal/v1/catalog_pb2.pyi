@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from shoal.v1 import admin_service_pb2 as _admin_service_pb2
 from shoal.v1 import collection_pb2 as _collection_pb2
 import builtins as _builtins
 import sys
@@ -289,3 +290,35 @@ class WorkerEntry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerEntry: _TypeAlias = WorkerEntry  # noqa: Y015
+
+@_typing.final
+class ApiKeyEntry(_message.Message):
+    """An API key in the catalog."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SECRET_SHA256_FIELD_NUMBER: _builtins.int
+    CREATION_NUMBER_FIELD_NUMBER: _builtins.int
+    secret_sha256: _builtins.bytes
+    """SHA-256 of the key's 32 secret bytes."""
+    creation_number: _builtins.int
+    """Rises with every key: the order of lists."""
+    @_builtins.property
+    def description(self) -> _admin_service_pb2.ApiKey:
+        """What its administrators see."""
+
+    def __init__(
+        self,
+        *,
+        description: _admin_service_pb2.ApiKey | None = ...,
+        secret_sha256: _builtins.bytes = ...,
+        creation_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["creation_number", b"creation_number", "description", b"description", "secret_sha256", b"secret_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApiKeyEntry: _TypeAlias = ApiKeyEntry  # noqa: Y015

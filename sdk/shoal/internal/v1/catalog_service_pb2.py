@@ -23,61 +23,70 @@ _sym_db = _symbol_database.Default()
 
 
 from shoal.internal.v1 import catalog_pb2 as shoal_dot_internal_dot_v1_dot_catalog__pb2
+from shoal.v1 import admin_service_pb2 as shoal_dot_v1_dot_admin__service__pb2
 from shoal.v1 import collection_pb2 as shoal_dot_v1_dot_collection__pb2
 from shoal.v1 import value_pb2 as shoal_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shoal/internal/v1/catalog_service.proto\x12\x11shoal.internal.v1\x1a\x1fshoal/internal/v1/catalog.proto\x1a\x19shoal/v1/collection.proto\x1a\x14shoal/v1/value.proto\"\xc0\x01\n\x17\x43reateCollectionRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x38\n\rconfiguration\x18\x04 \x01(\x0b\x32!.shoal.v1.CollectionConfiguration\x12$\n\x08metadata\x18\x05 \x01(\x0b\x32\x12.shoal.v1.Metadata\x12\x15\n\rget_or_create\x18\x06 \x01(\x08\"^\n\x18\x43reateCollectionResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"I\n\x14GetCollectionRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\"J\n\x15GetCollectionResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\"\xea\x01\n\x17UpdateCollectionRequest\x12\x15\n\rcollection_id\x18\x01 \x01(\t\x12\x15\n\x08new_name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12(\n\x0cnew_metadata\x18\x03 \x01(\x0b\x32\x12.shoal.v1.Metadata\x12-\n\x08new_hnsw\x18\x04 \x01(\x0b\x32\x1b.shoal.v1.HnswConfiguration\x12;\n\x16new_embedding_function\x18\x05 \x01(\x0b\x32\x1b.shoal.v1.EmbeddingFunctionB\x0b\n\t_new_name\"M\n\x18UpdateCollectionResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\"0\n\x17\x44\x65leteCollectionRequest\x12\x15\n\rcollection_id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse\"?\n\x13\x46ixDimensionRequest\x12\x15\n\rcollection_id\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\"I\n\x14\x46ixDimensionResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\"#\n\x13\x43reateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"E\n\x14\x43reateTenantResponse\x12-\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1e.shoal.internal.v1.TenantEntry\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x11GetTenantResponse\x12-\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1e.shoal.internal.v1.TenantEntry\"5\n\x15\x43reateDatabaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"I\n\x16\x43reateDatabaseResponse\x12/\n\x05\x65ntry\x18\x01 \x01(\x0b\x32 .shoal.internal.v1.DatabaseEntry\"2\n\x12GetDatabaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"F\n\x13GetDatabaseResponse\x12/\n\x05\x65ntry\x18\x01 \x01(\x0b\x32 .shoal.internal.v1.DatabaseEntry\"5\n\x15\x44\x65leteDatabaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteDatabaseResponse\"\x0e\n\x0cResetRequest\"\x0f\n\rResetResponse2\xcd\x08\n\x0e\x43\x61talogService\x12k\n\x10\x43reateCollection\x12*.shoal.internal.v1.CreateCollectionRequest\x1a+.shoal.internal.v1.CreateCollectionResponse\x12\x62\n\rGetCollection\x12\'.shoal.internal.v1.GetCollectionRequest\x1a(.shoal.internal.v1.GetCollectionResponse\x12k\n\x10UpdateCollection\x12*.shoal.internal.v1.UpdateCollectionRequest\x1a+.shoal.internal.v1.UpdateCollectionResponse\x12k\n\x10\x44\x65leteCollection\x12*.shoal.internal.v1.DeleteCollectionRequest\x1a+.shoal.internal.v1.DeleteCollectionResponse\x12_\n\x0c\x46ixDimension\x12&.shoal.internal.v1.FixDimensionRequest\x1a\'.shoal.internal.v1.FixDimensionResponse\x12_\n\x0c\x43reateTenant\x12&.shoal.internal.v1.CreateTenantRequest\x1a\'.shoal.internal.v1.CreateTenantResponse\x12V\n\tGetTenant\x12#.shoal.internal.v1.GetTenantRequest\x1a$.shoal.internal.v1.GetTenantResponse\x12\x65\n\x0e\x43reateDatabase\x12(.shoal.internal.v1.CreateDatabaseRequest\x1a).shoal.internal.v1.CreateDatabaseResponse\x12\\\n\x0bGetDatabase\x12%.shoal.internal.v1.GetDatabaseRequest\x1a&.shoal.internal.v1.GetDatabaseResponse\x12\x65\n\x0e\x44\x65leteDatabase\x12(.shoal.internal.v1.DeleteDatabaseRequest\x1a).shoal.internal.v1.DeleteDatabaseResponse\x12J\n\x05Reset\x12\x1f.shoal.internal.v1.ResetRequest\x1a .shoal.internal.v1.ResetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shoal/internal/v1/catalog_service.proto\x12\x11shoal.internal.v1\x1a\x1fshoal/internal/v1/catalog.proto\x1a\x1cshoal/v1/admin_service.proto\x1a\x19shoal/v1/collection.proto\x1a\x14shoal/v1/value.proto\"\xc0\x01\n\x17\x43reateCollectionRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x38\n\rconfiguration\x18\x04 \x01(\x0b\x32!.shoal.v1.CollectionConfiguration\x12$\n\x08metadata\x18\x05 \x01(\x0b\x32\x12.shoal.v1.Metadata\x12\x15\n\rget_or_create\x18\x06 \x01(\x08\"^\n\x18\x43reateCollectionResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"I\n\x14GetCollectionRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\"J\n\x15GetCollectionResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\"\xea\x01\n\x17UpdateCollectionRequest\x12\x15\n\rcollection_id\x18\x01 \x01(\t\x12\x15\n\x08new_name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12(\n\x0cnew_metadata\x18\x03 \x01(\x0b\x32\x12.shoal.v1.Metadata\x12-\n\x08new_hnsw\x18\x04 \x01(\x0b\x32\x1b.shoal.v1.HnswConfiguration\x12;\n\x16new_embedding_function\x18\x05 \x01(\x0b\x32\x1b.shoal.v1.EmbeddingFunctionB\x0b\n\t_new_name\"M\n\x18UpdateCollectionResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\"0\n\x17\x44\x65leteCollectionRequest\x12\x15\n\rcollection_id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse\"?\n\x13\x46ixDimensionRequest\x12\x15\n\rcollection_id\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\"I\n\x14\x46ixDimensionResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\"#\n\x13\x43reateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"E\n\x14\x43reateTenantResponse\x12-\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1e.shoal.internal.v1.TenantEntry\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x11GetTenantResponse\x12-\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1e.shoal.internal.v1.TenantEntry\"5\n\x15\x43reateDatabaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"I\n\x16\x43reateDatabaseResponse\x12/\n\x05\x65ntry\x18\x01 \x01(\x0b\x32 .shoal.internal.v1.DatabaseEntry\"2\n\x12GetDatabaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"F\n\x13GetDatabaseResponse\x12/\n\x05\x65ntry\x18\x01 \x01(\x0b\x32 .shoal.internal.v1.DatabaseEntry\"5\n\x15\x44\x65leteDatabaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteDatabaseResponse\"\x0e\n\x0cResetRequest\"\x0f\n\rResetResponse\"S\n\x13\x43reateApiKeyRequest\x12%\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x10.shoal.v1.ApiKey\x12\x15\n\rsecret_sha256\x18\x02 \x01(\x0c\"E\n\x14\x43reateApiKeyResponse\x12-\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1e.shoal.internal.v1.ApiKeyEntry\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse2\x8f\n\n\x0e\x43\x61talogService\x12k\n\x10\x43reateCollection\x12*.shoal.internal.v1.CreateCollectionRequest\x1a+.shoal.internal.v1.CreateCollectionResponse\x12\x62\n\rGetCollection\x12\'.shoal.internal.v1.GetCollectionRequest\x1a(.shoal.internal.v1.GetCollectionResponse\x12k\n\x10UpdateCollection\x12*.shoal.internal.v1.UpdateCollectionRequest\x1a+.shoal.internal.v1.UpdateCollectionResponse\x12k\n\x10\x44\x65leteCollection\x12*.shoal.internal.v1.DeleteCollectionRequest\x1a+.shoal.internal.v1.DeleteCollectionResponse\x12_\n\x0c\x46ixDimension\x12&.shoal.internal.v1.FixDimensionRequest\x1a\'.shoal.internal.v1.FixDimensionResponse\x12_\n\x0c\x43reateTenant\x12&.shoal.internal.v1.CreateTenantRequest\x1a\'.shoal.internal.v1.CreateTenantResponse\x12V\n\tGetTenant\x12#.shoal.internal.v1.GetTenantRequest\x1a$.shoal.internal.v1.GetTenantResponse\x12\x65\n\x0e\x43reateDatabase\x12(.shoal.internal.v1.CreateDatabaseRequest\x1a).shoal.internal.v1.CreateDatabaseResponse\x12\\\n\x0bGetDatabase\x12%.shoal.internal.v1.GetDatabaseRequest\x1a&.shoal.internal.v1.GetDatabaseResponse\x12\x65\n\x0e\x44\x65leteDatabase\x12(.shoal.internal.v1.DeleteDatabaseRequest\x1a).shoal.internal.v1.DeleteDatabaseResponse\x12J\n\x05Reset\x12\x1f.shoal.internal.v1.ResetRequest\x1a .shoal.internal.v1.ResetResponse\x12_\n\x0c\x43reateApiKey\x12&.shoal.internal.v1.CreateApiKeyRequest\x1a\'.shoal.internal.v1.CreateApiKeyResponse\x12_\n\x0cRevokeApiKey\x12&.shoal.internal.v1.RevokeApiKeyRequest\x1a\'.shoal.internal.v1.RevokeApiKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.internal.v1.catalog_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=145
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=337
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=339
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=433
-  _globals['_GETCOLLECTIONREQUEST']._serialized_start=435
-  _globals['_GETCOLLECTIONREQUEST']._serialized_end=508
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=510
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=584
-  _globals['_UPDATECOLLECTIONREQUEST']._serialized_start=587
-  _globals['_UPDATECOLLECTIONREQUEST']._serialized_end=821
-  _globals['_UPDATECOLLECTIONRESPONSE']._serialized_start=823
-  _globals['_UPDATECOLLECTIONRESPONSE']._serialized_end=900
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=902
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=950
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=952
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=978
-  _globals['_FIXDIMENSIONREQUEST']._serialized_start=980
-  _globals['_FIXDIMENSIONREQUEST']._serialized_end=1043
-  _globals['_FIXDIMENSIONRESPONSE']._serialized_start=1045
-  _globals['_FIXDIMENSIONRESPONSE']._serialized_end=1118
-  _globals['_CREATETENANTREQUEST']._serialized_start=1120
-  _globals['_CREATETENANTREQUEST']._serialized_end=1155
-  _globals['_CREATETENANTRESPONSE']._serialized_start=1157
-  _globals['_CREATETENANTRESPONSE']._serialized_end=1226
-  _globals['_GETTENANTREQUEST']._serialized_start=1228
-  _globals['_GETTENANTREQUEST']._serialized_end=1260
-  _globals['_GETTENANTRESPONSE']._serialized_start=1262
-  _globals['_GETTENANTRESPONSE']._serialized_end=1328
-  _globals['_CREATEDATABASEREQUEST']._serialized_start=1330
-  _globals['_CREATEDATABASEREQUEST']._serialized_end=1383
-  _globals['_CREATEDATABASERESPONSE']._serialized_start=1385
-  _globals['_CREATEDATABASERESPONSE']._serialized_end=1458
-  _globals['_GETDATABASEREQUEST']._serialized_start=1460
-  _globals['_GETDATABASEREQUEST']._serialized_end=1510
-  _globals['_GETDATABASERESPONSE']._serialized_start=1512
-  _globals['_GETDATABASERESPONSE']._serialized_end=1582
-  _globals['_DELETEDATABASEREQUEST']._serialized_start=1584
-  _globals['_DELETEDATABASEREQUEST']._serialized_end=1637
-  _globals['_DELETEDATABASERESPONSE']._serialized_start=1639
-  _globals['_DELETEDATABASERESPONSE']._serialized_end=1663
-  _globals['_RESETREQUEST']._serialized_start=1665
-  _globals['_RESETREQUEST']._serialized_end=1679
-  _globals['_RESETRESPONSE']._serialized_start=1681
-  _globals['_RESETRESPONSE']._serialized_end=1696
-  _globals['_CATALOGSERVICE']._serialized_start=1699
-  _globals['_CATALOGSERVICE']._serialized_end=2800
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=175
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=367
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=369
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=463
+  _globals['_GETCOLLECTIONREQUEST']._serialized_start=465
+  _globals['_GETCOLLECTIONREQUEST']._serialized_end=538
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=540
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=614
+  _globals['_UPDATECOLLECTIONREQUEST']._serialized_start=617
+  _globals['_UPDATECOLLECTIONREQUEST']._serialized_end=851
+  _globals['_UPDATECOLLECTIONRESPONSE']._serialized_start=853
+  _globals['_UPDATECOLLECTIONRESPONSE']._serialized_end=930
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=932
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=980
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=982
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=1008
+  _globals['_FIXDIMENSIONREQUEST']._serialized_start=1010
+  _globals['_FIXDIMENSIONREQUEST']._serialized_end=1073
+  _globals['_FIXDIMENSIONRESPONSE']._serialized_start=1075
+  _globals['_FIXDIMENSIONRESPONSE']._serialized_end=1148
+  _globals['_CREATETENANTREQUEST']._serialized_start=1150
+  _globals['_CREATETENANTREQUEST']._serialized_end=1185
+  _globals['_CREATETENANTRESPONSE']._serialized_start=1187
+  _globals['_CREATETENANTRESPONSE']._serialized_end=1256
+  _globals['_GETTENANTREQUEST']._serialized_start=1258
+  _globals['_GETTENANTREQUEST']._serialized_end=1290
+  _globals['_GETTENANTRESPONSE']._serialized_start=1292
+  _globals['_GETTENANTRESPONSE']._serialized_end=1358
+  _globals['_CREATEDATABASEREQUEST']._serialized_start=1360
+  _globals['_CREATEDATABASEREQUEST']._serialized_end=1413
+  _globals['_CREATEDATABASERESPONSE']._serialized_start=1415
+  _globals['_CREATEDATABASERESPONSE']._serialized_end=1488
+  _globals['_GETDATABASEREQUEST']._serialized_start=1490
+  _globals['_GETDATABASEREQUEST']._serialized_end=1540
+  _globals['_GETDATABASERESPONSE']._serialized_start=1542
+  _globals['_GETDATABASERESPONSE']._serialized_end=1612
+  _globals['_DELETEDATABASEREQUEST']._serialized_start=1614
+  _globals['_DELETEDATABASEREQUEST']._serialized_end=1667
+  _globals['_DELETEDATABASERESPONSE']._serialized_start=1669
+  _globals['_DELETEDATABASERESPONSE']._serialized_end=1693
+  _globals['_RESETREQUEST']._serialized_start=1695
+  _globals['_RESETREQUEST']._serialized_end=1709
+  _globals['_RESETRESPONSE']._serialized_start=1711
+  _globals['_RESETRESPONSE']._serialized_end=1726
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1728
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1811
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1813
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1882
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1884
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1917
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1919
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1941
+  _globals['_CATALOGSERVICE']._serialized_start=1944
+  _globals['_CATALOGSERVICE']._serialized_end=3239
 # @@protoc_insertion_point(module_scope)

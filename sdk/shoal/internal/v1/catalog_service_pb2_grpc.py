@@ -92,6 +92,16 @@ class CatalogServiceStub(object):
                 request_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.ResetRequest.SerializeToString,
                 response_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.ResetResponse.FromString,
                 _registered_method=True)
+        self.CreateApiKey = channel.unary_unary(
+                '/shoal.internal.v1.CatalogService/CreateApiKey',
+                request_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.CreateApiKeyRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.CreateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeApiKey = channel.unary_unary(
+                '/shoal.internal.v1.CatalogService/RevokeApiKey',
+                request_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServiceServicer(object):
@@ -178,6 +188,20 @@ class CatalogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateApiKey(self, request, context):
+        """Takes in an API key, which the gateway has made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeApiKey(self, request, context):
+        """Removes an API key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -235,6 +259,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.Reset,
                     request_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.ResetRequest.FromString,
                     response_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.ResetResponse.SerializeToString,
+            ),
+            'CreateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateApiKey,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.CreateApiKeyRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.CreateApiKeyResponse.SerializeToString,
+            ),
+            'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeApiKey,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -537,6 +571,60 @@ class CatalogService(object):
             '/shoal.internal.v1.CatalogService/Reset',
             shoal_dot_internal_dot_v1_dot_catalog__service__pb2.ResetRequest.SerializeToString,
             shoal_dot_internal_dot_v1_dot_catalog__service__pb2.ResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.CatalogService/CreateApiKey',
+            shoal_dot_internal_dot_v1_dot_catalog__service__pb2.CreateApiKeyRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_catalog__service__pb2.CreateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.CatalogService/RevokeApiKey',
+            shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

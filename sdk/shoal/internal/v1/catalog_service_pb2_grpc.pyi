@@ -60,6 +60,10 @@ class CatalogServiceStub:
     """Deletes a database and its collections."""
     Reset: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ResetRequest, _catalog_service_pb2.ResetResponse]
     """Deletes everything, if allowed."""
+    CreateApiKey: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.CreateApiKeyRequest, _catalog_service_pb2.CreateApiKeyResponse]
+    """Takes in an API key, which the gateway has made."""
+    RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.RevokeApiKeyRequest, _catalog_service_pb2.RevokeApiKeyResponse]
+    """Removes an API key."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
@@ -93,6 +97,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Deletes a database and its collections."""
     Reset: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ResetRequest, _catalog_service_pb2.ResetResponse]  # type: ignore[assignment]
     """Deletes everything, if allowed."""
+    CreateApiKey: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.CreateApiKeyRequest, _catalog_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
+    """Takes in an API key, which the gateway has made."""
+    RevokeApiKey: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.RevokeApiKeyRequest, _catalog_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
+    """Removes an API key."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the coordinator, used by gateways. Requests have been validated by
@@ -189,5 +197,21 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ResetResponse, _abc.Awaitable[_catalog_service_pb2.ResetResponse]]:
         """Deletes everything, if allowed."""
+
+    @_abc_1.abstractmethod
+    def CreateApiKey(
+        self,
+        request: _catalog_service_pb2.CreateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_catalog_service_pb2.CreateApiKeyResponse]]:
+        """Takes in an API key, which the gateway has made."""
+
+    @_abc_1.abstractmethod
+    def RevokeApiKey(
+        self,
+        request: _catalog_service_pb2.RevokeApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.RevokeApiKeyResponse, _abc.Awaitable[_catalog_service_pb2.RevokeApiKeyResponse]]:
+        """Removes an API key."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -74,6 +74,8 @@ class WatchTableResponse(_message.Message):
     REMOVED_TENANTS_FIELD_NUMBER: _builtins.int
     EXPECTED_WORKERS_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
+    API_KEYS_FIELD_NUMBER: _builtins.int
+    REMOVED_API_KEY_IDS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version that holds once this update, and those of its version that
     follow, are applied.
@@ -122,6 +124,14 @@ class WatchTableResponse(_message.Message):
     def removed_tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Gone."""
 
+    @_builtins.property
+    def api_keys(self) -> _containers.RepeatedCompositeFieldContainer[_catalog_pb2.ApiKeyEntry]:
+        """New or changed."""
+
+    @_builtins.property
+    def removed_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Revoked."""
+
     def __init__(
         self,
         *,
@@ -139,10 +149,12 @@ class WatchTableResponse(_message.Message):
         removed_tenants: _abc.Iterable[_builtins.str] | None = ...,
         expected_workers: _builtins.int = ...,
         ready: _builtins.bool = ...,
+        api_keys: _abc.Iterable[_catalog_pb2.ApiKeyEntry] | None = ...,
+        removed_api_key_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "collections", b"collections", "databases", b"databases", "expected_workers", b"expected_workers", "more", b"more", "ready", b"ready", "removed_collection_ids", b"removed_collection_ids", "removed_database_ids", b"removed_database_ids", "removed_tenants", b"removed_tenants", "removed_worker_ids", b"removed_worker_ids", "snapshot_start", b"snapshot_start", "tenants", b"tenants", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_keys", b"api_keys", "cluster_id", b"cluster_id", "collections", b"collections", "databases", b"databases", "expected_workers", b"expected_workers", "more", b"more", "ready", b"ready", "removed_api_key_ids", b"removed_api_key_ids", "removed_collection_ids", b"removed_collection_ids", "removed_database_ids", b"removed_database_ids", "removed_tenants", b"removed_tenants", "removed_worker_ids", b"removed_worker_ids", "snapshot_start", b"snapshot_start", "tenants", b"tenants", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
