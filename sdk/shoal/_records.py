@@ -16,7 +16,7 @@ import numpy.typing as npt
 from shoal import _limits
 from shoal._vectors import to_vectors
 from shoal.v1 import value_pb2
-from shoal.wire.limits import Limits
+from shoal.wire.limits import DEFAULT_LIMITS, Limits
 from shoal.wire.metadata import metadata_to_message
 from shoal.wire.validation import (
     check_column_length,
@@ -147,6 +147,7 @@ def _check_metadatas(
     rows = [metadatas] if isinstance(metadatas, Mapping) else _listed(metadatas, "metadatas")
     check_column_length("metadatas", len(rows), count)
     checked: list[value_pb2.Metadata | None] = []
+    has_other_key_limit = limits.max_metadata_key_bytes < DEFAULT_LIMITS.max_metadata_key_bytes
     for position, row in enumerate(rows):
         name = f"metadatas[{position}]"
         if row is None:
@@ -157,7 +158,14 @@ def _check_metadatas(
         if not row:
             raise invalid(name, f"{name} is an empty dict; None stands for no metadata")
         message = metadata_to_message(row, name)
-        check_metadata(message, limits, name)
+        # The translation has checked keys and values one by one; to do it again would cost as much
+        # as all the rest.
+        if (
+            has_other_key_limit
+            or len(row) > limits.max_metadata_keys
+            or message.ByteSize() > limits.max_metadata_bytes
+        ):
+            check_metadata(message, limits, name)
         checked.append(message)
     return checked
 

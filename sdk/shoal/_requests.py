@@ -110,6 +110,15 @@ def optional_ids(ids: Any, limits: Limits) -> list[str] | None:
     return None if ids is None else check_ids(ids, limits)
 
 
+def id_set(ids: Any, limits: Limits) -> list[str] | None:
+    """Check IDs that may be left out, and of which one that stands twice says nothing more."""
+    if ids is None or isinstance(ids, str):
+        return optional_ids(ids, limits)
+    listed = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, Mapping) else ids
+    is_of_texts = isinstance(listed, list) and all(isinstance(i, str) for i in listed)
+    return check_ids(list(dict.fromkeys(listed)) if is_of_texts else listed, limits)
+
+
 def id_list(ids: list[str] | None) -> value_pb2.IdList | None:
     """Make the message; None is none."""
     return None if ids is None else value_pb2.IdList(values=ids)

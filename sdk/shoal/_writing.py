@@ -69,10 +69,6 @@ def groups(kind: Kind, records: Records) -> list[Group]:
                 )
         return [Group(records, everything, embeds=True)]
     if documents is None:
-        if records.metadatas is None and records.uris is None:
-            raise invalid(
-                "records", "update needs at least one of embeddings, metadatas, documents, uris"
-            )
         return [Group(records, everything, embeds=False)]
     # A new document is embedded again; where there is none, the stored vector stays.
     with_text = [p for p in everything if documents[p] is not None]

@@ -44,6 +44,7 @@ def test_it_is_found_by_name_and_by_id(client: Any) -> None:
     assert client.get_collection_by_id(str(books.id)) == books
     assert client.has_collection("books")
     assert not client.has_collection("papers")
+    assert not client.has_collection("..")
     missing: list[Callable[[], Any]] = [
         lambda: client.get_collection("papers"),
         lambda: client.get_collection_by_id(uuid.uuid4()),

@@ -191,7 +191,8 @@ class AsyncClient:
             CollectionNotFoundError: There is none of this name.
             InvalidArgumentError: The function is not the one that it was created with.
         """
-        checked = _requests.checked_name("collection", name)
+        # A name that none can have is that of none: only its type is checked here.
+        checked = _requests.check_text("name", name)
         reference = _requests.by_name(self._tenant, self._database, checked)
         return await self._get_collection(reference, embedding_function)
 
@@ -220,7 +221,7 @@ class AsyncClient:
 
     async def has_collection(self, name: str) -> bool:
         """Return whether there is a collection of this name."""
-        checked = _requests.checked_name("collection", name)
+        checked = _requests.check_text("name", name)
         reference = _requests.by_name(self._tenant, self._database, checked)
         request = collection_service_pb2.GetCollectionRequest(collection=reference)
         try:
@@ -235,7 +236,7 @@ class AsyncClient:
         Raises:
             CollectionNotFoundError: There is none of this name.
         """
-        checked = _requests.checked_name("collection", name)
+        checked = _requests.check_text("name", name)
         reference = _requests.by_name(self._tenant, self._database, checked)
         request = collection_service_pb2.DeleteCollectionRequest(collection=reference)
         await self._session.call(DELETE_COLLECTION, request)

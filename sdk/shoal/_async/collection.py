@@ -490,7 +490,7 @@ class AsyncCollection:
             InvalidArgumentError: Something in the configuration cannot change.
         """
         if name is None and metadata is None and configuration is None:
-            raise invalid("name", "modify needs a name, metadata or a configuration")
+            return
         hnsw, function = check_changes(configuration)
         _definitions.check_changed_metadata(metadata, self._message)
         request = collection_service_pb2.UpdateCollectionRequest(

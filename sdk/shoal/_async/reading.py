@@ -178,7 +178,7 @@ class AsyncReader:
         request = record_service_pb2.QueryRequest(
             collection=_requests.by_id(self._collection),
             n_results=_requests.check_count("n_results", n_results, 1, limits.max_n_results),
-            ids=_requests.id_list(_requests.optional_ids(ids, limits)),
+            ids=_requests.id_list(_requests.id_set(ids, limits)),
             where=_requests.check_where(where, limits),
             where_document=_requests.check_where_document(where_document, limits),
             include=_requests.include_numbers(included),

@@ -192,7 +192,8 @@ class Client:
             CollectionNotFoundError: There is none of this name.
             InvalidArgumentError: The function is not the one that it was created with.
         """
-        checked = _requests.checked_name("collection", name)
+        # A name that none can have is that of none: only its type is checked here.
+        checked = _requests.check_text("name", name)
         reference = _requests.by_name(self._tenant, self._database, checked)
         return self._get_collection(reference, embedding_function)
 
@@ -221,7 +222,7 @@ class Client:
 
     def has_collection(self, name: str) -> bool:
         """Return whether there is a collection of this name."""
-        checked = _requests.checked_name("collection", name)
+        checked = _requests.check_text("name", name)
         reference = _requests.by_name(self._tenant, self._database, checked)
         request = collection_service_pb2.GetCollectionRequest(collection=reference)
         try:
@@ -236,7 +237,7 @@ class Client:
         Raises:
             CollectionNotFoundError: There is none of this name.
         """
-        checked = _requests.checked_name("collection", name)
+        checked = _requests.check_text("name", name)
         reference = _requests.by_name(self._tenant, self._database, checked)
         request = collection_service_pb2.DeleteCollectionRequest(collection=reference)
         self._session.call(DELETE_COLLECTION, request)
