@@ -223,3 +223,23 @@ def test_wrong_settings_end_with_2(start: type[Running], tmp_path: Path) -> None
     assert code == 2
     assert "shoal-worker: setting port is 'x'" in err
     assert "cannot be read" in err
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_traceback_in_the_log_shows_no_local_variables(form: str) -> None:
+    code = (
+        "import structlog\n"
+        "from shoal.server import logs\n"
+        f"logs.configure(role='test', form={form!r})\n"
+        "def fail(key):\n"
+        "    raise ValueError('went wrong')\n"
+        "try:\n"
+        "    fail('secret'.upper())\n"
+        "except ValueError:\n"
+        "    structlog.get_logger().exception('failed')\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stderr
+    assert "went wrong" in output
+    assert "SECRET" not in output
