@@ -25,7 +25,7 @@ OLDEST_STAMP = $(OLDEST_VENV)/.complete
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help dev demo run test test-long test-oldest check format proto proto-check proto-breaking \
-	sync sync-check bench clean deploy-tools chart-schema image-requirements
+	sync sync-check bench clean deploy-tools chart-schema dashboards image-requirements
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ deploy-tools: dev  ## Bring promtool, prometheus and helm for the tests of deplo
 
 chart-schema: dev  ## Write the roles' settings into the chart's values.schema.json
 	$(BIN)/python -m tools.generate_chart_schema
+
+dashboards: dev  ## Write Grafana's dashboards from deploy/grafana/dashboards.yaml
+	$(BIN)/python -m tools.generate_dashboards
 
 image-requirements: dev  ## Pin what the image runs on to the newest packages
 	$(BIN)/python -m tools.image_requirements
