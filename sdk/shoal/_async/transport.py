@@ -7,6 +7,7 @@ store in this process. A test can put anything in between.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -43,6 +44,25 @@ class AsyncTransport(Protocol):
         ...
 
 
+class _Connection:
+    """A channel, where it may be used, and what has been learnt of it."""
+
+    __slots__ = ("calls", "channel", "is_connected", "place")
+
+    def __init__(self, place: runtime.Place, channel: grpc.aio.Channel) -> None:
+        self.place = place
+        self.channel = channel
+        self.is_connected = False
+        self.calls: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+
+    def call(self, method: Method[Any, Any]) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+        """Return the method's callable, without serialisers: messages pass as bytes."""
+        call = self.calls.get(method.path)
+        if call is None:
+            call = self.calls[method.path] = self.channel.unary_unary(method.path)
+        return call
+
+
 class AsyncChannelTransport:
     """Calls a server over gRPC.
 
@@ -53,43 +73,44 @@ class AsyncChannelTransport:
     def __init__(self, address: Address, api_key: str | None) -> None:
         self._address = address
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
-        self._place: runtime.Place | None = None
-        self._channel: grpc.aio.Channel | None = None
-        self._calls: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
-        self._is_connected = False
+        # Held while a connection is made or given up: never while anything is waited for.
+        self._changing = threading.Lock()
+        self._connection: _Connection | None = None
         self._is_closed = False
-        # Channels of the process that this one was forked from. Destroying them here could wait
+        # Connections of the process that this one was forked from. Destroying them here could wait
         # for threads that exist only there.
-        self._inherited: list[grpc.aio.Channel] = []
+        self._inherited: list[_Connection] = []
 
     async def call(self, method: Method[Any, Any], request: bytes, timeout_s: float) -> bytes:
         """Make one attempt at a call; the first one seeks the server for a few seconds."""
-        channel = self._channel_here()
-        if not self._is_connected:
-            await self._connect(channel, min(timeout_s, CONNECT_TIMEOUT_S))
-        return await self._attempt(channel, method, request, timeout_s)
+        connection = self._connection_here()
+        if not connection.is_connected:
+            await self._connect(connection, min(timeout_s, CONNECT_TIMEOUT_S))
+        return await self._attempt(connection, method, request, timeout_s)
 
     async def close(self) -> None:
         """Close the channel, if it is of this place."""
-        self._is_closed = True
-        channel, self._channel = self._channel, None
-        if channel is not None and self._place == runtime.current_place():
-            await channel.close()
-        elif channel is not None:
-            self._inherited.append(channel)
-
-    def _channel_here(self) -> grpc.aio.Channel:
-        if self._is_closed:
-            raise errors.FailedPreconditionError("this client has been closed")
         place = runtime.current_place()
-        if self._channel is None or self._place != place:
-            if self._channel is not None and self._place is not None and self._place[0] != place[0]:
-                self._inherited.append(self._channel)
-            self._place = place
-            self._is_connected = False
-            self._calls = {}
-            self._channel = self._open()
-        return self._channel
+        with self._changing:
+            self._is_closed = True
+            connection, self._connection = self._connection, None
+            if connection is not None and connection.place != place:
+                self._inherited.append(connection)
+                return
+        if connection is not None:
+            await connection.channel.close()
+
+    def _connection_here(self) -> _Connection:
+        place = runtime.current_place()
+        with self._changing:
+            if self._is_closed:
+                raise errors.FailedPreconditionError("this client has been closed")
+            connection = self._connection
+            if connection is None or connection.place != place:
+                if connection is not None and connection.place[0] != place[0]:
+                    self._inherited.append(connection)
+                connection = self._connection = _Connection(place, self._open())
+            return connection
 
     def _open(self) -> grpc.aio.Channel:
         if self._address.credentials is None:
@@ -98,47 +119,45 @@ class AsyncChannelTransport:
             self._address.target, self._address.credentials, options=CHANNEL_OPTIONS
         )
 
-    async def _connect(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
+    async def _connect(self, connection: _Connection, timeout_s: float) -> None:
         """Seek the server, by a call that waits until there is a connection.
 
         Watching the channel's state instead would cost a blocking client a thread that polls.
         """
         try:
-            await self._attempt(channel, GET_VERSION, b"", timeout_s, wait_for_ready=True)
+            await self._attempt(connection, GET_VERSION, b"", timeout_s, wait_for_ready=True)
         except (errors.UnavailableError, errors.DeadlineExceededError):
-            await self._diagnose(channel, timeout_s)
+            await self._diagnose(connection, timeout_s)
         except errors.ShoalError:
             pass  # Somebody answered: what is wrong will be said of the call itself.
-        self._is_connected = True
+        connection.is_connected = True
 
-    async def _diagnose(self, channel: grpc.aio.Channel, sought_s: float) -> None:
+    async def _diagnose(self, connection: _Connection, sought_s: float) -> None:
         """Ask the channel why it cannot connect, which it tells only to a call that does not wait.
 
         Returns if it has connected at the last moment.
         """
         try:
-            await self._attempt(channel, GET_VERSION, b"", _DIAGNOSIS_TIMEOUT_S)
+            await self._attempt(connection, GET_VERSION, b"", _DIAGNOSIS_TIMEOUT_S)
         except errors.UnavailableError as error:
             details = error.metadata.get("details", str(error))
             raise _status.unreached(str(self._address), sought_s, details) from None
         except errors.DeadlineExceededError:
             raise _status.unreached(str(self._address), sought_s, "") from None
+        except errors.ShoalError:
+            pass
 
     async def _attempt(
         self,
-        channel: grpc.aio.Channel,
+        connection: _Connection,
         method: Method[Any, Any],
         request: bytes,
         timeout_s: float,
         *,
         wait_for_ready: bool | None = None,
     ) -> bytes:
-        call = self._calls.get(method.path)
-        if call is None:
-            # Without serialisers: messages pass as bytes, and vectors in them untouched.
-            call = self._calls[method.path] = channel.unary_unary(method.path)
         try:
-            return await call(
+            return await connection.call(method)(
                 request, timeout=timeout_s, metadata=self._metadata, wait_for_ready=wait_for_ready
             )
         except grpc.aio.AioRpcError as error:

@@ -8,6 +8,7 @@ store in this process. A test can put anything in between.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -44,6 +45,25 @@ class Transport(Protocol):
         ...
 
 
+class _Connection:
+    """A channel, where it may be used, and what has been learnt of it."""
+
+    __slots__ = ("calls", "channel", "is_connected", "place")
+
+    def __init__(self, place: runtime.Place, channel: grpc.Channel) -> None:
+        self.place = place
+        self.channel = channel
+        self.is_connected = False
+        self.calls: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+
+    def call(self, method: Method[Any, Any]) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+        """Return the method's callable, without serialisers: messages pass as bytes."""
+        call = self.calls.get(method.path)
+        if call is None:
+            call = self.calls[method.path] = self.channel.unary_unary(method.path)
+        return call
+
+
 class ChannelTransport:
     """Calls a server over gRPC.
 
@@ -54,43 +74,44 @@ class ChannelTransport:
     def __init__(self, address: Address, api_key: str | None) -> None:
         self._address = address
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
-        self._place: runtime.Place | None = None
-        self._channel: grpc.Channel | None = None
-        self._calls: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
-        self._is_connected = False
+        # Held while a connection is made or given up: never while anything is waited for.
+        self._changing = threading.Lock()
+        self._connection: _Connection | None = None
         self._is_closed = False
-        # Channels of the process that this one was forked from. Destroying them here could wait
+        # Connections of the process that this one was forked from. Destroying them here could wait
         # for threads that exist only there.
-        self._inherited: list[grpc.Channel] = []
+        self._inherited: list[_Connection] = []
 
     def call(self, method: Method[Any, Any], request: bytes, timeout_s: float) -> bytes:
         """Make one attempt at a call; the first one seeks the server for a few seconds."""
-        channel = self._channel_here()
-        if not self._is_connected:
-            self._connect(channel, min(timeout_s, CONNECT_TIMEOUT_S))
-        return self._attempt(channel, method, request, timeout_s)
+        connection = self._connection_here()
+        if not connection.is_connected:
+            self._connect(connection, min(timeout_s, CONNECT_TIMEOUT_S))
+        return self._attempt(connection, method, request, timeout_s)
 
     def close(self) -> None:
         """Close the channel, if it is of this place."""
-        self._is_closed = True
-        channel, self._channel = self._channel, None
-        if channel is not None and self._place == runtime.current_place():
-            channel.close()
-        elif channel is not None:
-            self._inherited.append(channel)
-
-    def _channel_here(self) -> grpc.Channel:
-        if self._is_closed:
-            raise errors.FailedPreconditionError("this client has been closed")
         place = runtime.current_place()
-        if self._channel is None or self._place != place:
-            if self._channel is not None and self._place is not None and self._place[0] != place[0]:
-                self._inherited.append(self._channel)
-            self._place = place
-            self._is_connected = False
-            self._calls = {}
-            self._channel = self._open()
-        return self._channel
+        with self._changing:
+            self._is_closed = True
+            connection, self._connection = self._connection, None
+            if connection is not None and connection.place != place:
+                self._inherited.append(connection)
+                return
+        if connection is not None:
+            connection.channel.close()
+
+    def _connection_here(self) -> _Connection:
+        place = runtime.current_place()
+        with self._changing:
+            if self._is_closed:
+                raise errors.FailedPreconditionError("this client has been closed")
+            connection = self._connection
+            if connection is None or connection.place != place:
+                if connection is not None and connection.place[0] != place[0]:
+                    self._inherited.append(connection)
+                connection = self._connection = _Connection(place, self._open())
+            return connection
 
     def _open(self) -> grpc.Channel:
         if self._address.credentials is None:
@@ -99,47 +120,45 @@ class ChannelTransport:
             self._address.target, self._address.credentials, options=CHANNEL_OPTIONS
         )
 
-    def _connect(self, channel: grpc.Channel, timeout_s: float) -> None:
+    def _connect(self, connection: _Connection, timeout_s: float) -> None:
         """Seek the server, by a call that waits until there is a connection.
 
         Watching the channel's state instead would cost a blocking client a thread that polls.
         """
         try:
-            self._attempt(channel, GET_VERSION, b"", timeout_s, wait_for_ready=True)
+            self._attempt(connection, GET_VERSION, b"", timeout_s, wait_for_ready=True)
         except (errors.UnavailableError, errors.DeadlineExceededError):
-            self._diagnose(channel, timeout_s)
+            self._diagnose(connection, timeout_s)
         except errors.ShoalError:
             pass  # Somebody answered: what is wrong will be said of the call itself.
-        self._is_connected = True
+        connection.is_connected = True
 
-    def _diagnose(self, channel: grpc.Channel, sought_s: float) -> None:
+    def _diagnose(self, connection: _Connection, sought_s: float) -> None:
         """Ask the channel why it cannot connect, which it tells only to a call that does not wait.
 
         Returns if it has connected at the last moment.
         """
         try:
-            self._attempt(channel, GET_VERSION, b"", _DIAGNOSIS_TIMEOUT_S)
+            self._attempt(connection, GET_VERSION, b"", _DIAGNOSIS_TIMEOUT_S)
         except errors.UnavailableError as error:
             details = error.metadata.get("details", str(error))
             raise _status.unreached(str(self._address), sought_s, details) from None
         except errors.DeadlineExceededError:
             raise _status.unreached(str(self._address), sought_s, "") from None
+        except errors.ShoalError:
+            pass
 
     def _attempt(
         self,
-        channel: grpc.Channel,
+        connection: _Connection,
         method: Method[Any, Any],
         request: bytes,
         timeout_s: float,
         *,
         wait_for_ready: bool | None = None,
     ) -> bytes:
-        call = self._calls.get(method.path)
-        if call is None:
-            # Without serialisers: messages pass as bytes, and vectors in them untouched.
-            call = self._calls[method.path] = channel.unary_unary(method.path)
         try:
-            return call(
+            return connection.call(method)(
                 request, timeout=timeout_s, metadata=self._metadata, wait_for_ready=wait_for_ready
             )
         except grpc.RpcError as error:
