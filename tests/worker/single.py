@@ -60,8 +60,8 @@ class SingleShard:
     async def create(
         worker: Worker,
         *,
-        space: Space = Space.SPACE_L2,
-        quantization: Quantization = Quantization.QUANTIZATION_BF16,
+        space: Space.ValueType = Space.SPACE_L2,
+        quantization: Quantization.ValueType = Quantization.QUANTIZATION_BF16,
         **hnsw: Any,
     ) -> SingleShard:
         shard_id, collection_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -248,7 +248,7 @@ def plain(records: pb.ShardRecords) -> dict[str, dict[str, Any]]:
     assert not records.HasField("error"), records.error
     columns = records.records
     count = len(columns.ids)
-    vectors = np.frombuffer(columns.vectors.values, "<f4").reshape(count, -1) if count else []
+    vectors = np.frombuffer(columns.vectors.values, "<f4").reshape(count, -1 if count else 0)
     metadatas = [metadata_from_message(value_pb2.Metadata.FromString(m)) for m in columns.metadatas]
 
     def texts(column: value_pb2.StringColumn) -> list[str | None]:

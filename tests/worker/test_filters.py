@@ -61,12 +61,24 @@ def kind(value: object) -> str:
     return "number" if type(value) in (int, float) else type(value).__name__
 
 
-def same(value: object, wanted: Any) -> bool:
+def comparable(value: Any) -> Any:
+    """A number without rounding, a string by its code points."""
+    return Fraction(value) if kind(value) == "number" else list(map(ord, value))
+
+
+def same(value: Any, wanted: Any) -> bool:
     if kind(value) != kind(wanted):
         return False
     if kind(value) == "number":
-        return Fraction(value) == Fraction(wanted)  # type: ignore[arg-type]
-    return value == wanted
+        return bool(comparable(value) == comparable(wanted))
+    return bool(value == wanted)
+
+
+def has(value: Any, wanted: Any) -> bool:
+    return isinstance(value, list) and any(type(v) is type(wanted) and v == wanted for v in value)
+
+
+COMPLEMENTS = {"$ne": "$eq", "$nin": "$in", "$not_contains": "$contains"}
 
 
 def oracle(where: dict[str, Any], metadata: dict[str, Any]) -> bool:
@@ -79,31 +91,24 @@ def oracle(where: dict[str, Any], metadata: dict[str, Any]) -> bool:
     if key == "$not":
         return not oracle(operand, metadata)
     ((operator, wanted),) = (operand if isinstance(operand, dict) else {"$eq": operand}).items()
-    there = key in metadata
-    value = metadata.get(key)
-    match operator:
-        case "$eq":
-            return there and same(value, wanted)
-        case "$ne":
-            return not (there and same(value, wanted))
-        case "$in":
-            return there and any(same(value, w) for w in wanted)
-        case "$nin":
-            return not (there and any(same(value, w) for w in wanted))
-        case "$contains" | "$not_contains":
-            has = isinstance(value, list) and any(
-                type(v) is type(wanted) and v == wanted for v in value
-            )
-            return has is (operator == "$contains")
-        case "$exists":
-            return there is wanted
-    if not there or kind(value) != kind(wanted) or kind(value) not in ("number", "str"):
+    if operator in COMPLEMENTS:
+        return not oracle({key: {COMPLEMENTS[operator]: wanted}}, metadata)
+    if operator == "$exists":
+        return (key in metadata) is wanted
+    return key in metadata and compared(operator, metadata[key], wanted)
+
+
+def compared(operator: str, value: Any, wanted: Any) -> bool:
+    if operator == "$eq":
+        return same(value, wanted)
+    if operator == "$in":
+        return any(same(value, w) for w in wanted)
+    if operator == "$contains":
+        return has(value, wanted)
+    if kind(value) != kind(wanted) or kind(value) not in ("number", "str"):
         return False
-    if kind(value) == "number":
-        a, b = Fraction(value), Fraction(wanted)  # type: ignore[arg-type]
-    else:
-        a, b = list(map(ord, value)), list(map(ord, wanted))  # type: ignore[assignment, arg-type]
-    return {"$gt": a > b, "$gte": a >= b, "$lt": a < b, "$lte": a <= b}[operator]
+    a, b = comparable(value), comparable(wanted)
+    return bool({"$gt": a > b, "$gte": a >= b, "$lt": a < b, "$lte": a <= b}[operator])
 
 
 @given(FILTERS, METADATA)

@@ -124,8 +124,15 @@ class _Builder:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    def kill(self) -> None:
+        """End it, whatever it does: what it has not renamed into place does not count.
+
+        A `build` under way fails by it.
+        """
+        self._process.kill()
+
     def close(self) -> None:
-        """End it, whatever it does: what it has not renamed into place does not count."""
+        """End it, and let go of its pipes; nobody is in `build` any more."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -148,9 +155,7 @@ class Building:
         self._wake = threading.Condition()
         self._waiting: dict[str, Shard] = {}  # guarded by _wake; by shard ID, first come first
         self._is_closing = False  # guarded by _wake
-        self._builder: _Builder | None = (
-            None  # replaced by the thread, ended by `close`, under _wake
-        )
+        self._builder: _Builder | None = None  # guarded by _wake; replaced by the thread alone
         self._thread = threading.Thread(target=self._run, name="shoal-building", daemon=True)
 
     def start(self) -> None:
@@ -173,10 +178,12 @@ class Building:
             self._is_closing = True
             self._waiting.clear()
             if self._builder is not None:
-                self._builder.close()
+                self._builder.kill()
             self._wake.notify()
         if self._thread.ident is not None:
             self._thread.join()
+        if self._builder is not None:
+            self._builder.close()
 
     def _run(self) -> None:
         while (shard := self._next()) is not None:

@@ -423,9 +423,7 @@ class Shard:
         """Close after a failed commit; the worker opens the shard anew at its next use."""
         self.failed = True
         metrics.FAILED_COMMITS.inc()
-        is_full = getattr(error, "errno", None) == errno.ENOSPC or (
-            isinstance(error, lmdb.Error) and error.code == errno.ENOSPC
-        )
+        is_full = self._is_disk_full(error) and not self._was_stored()
         told: ShoalError
         if is_full:
             told = self._disk_full()
@@ -452,6 +450,21 @@ class Shard:
                     )
                 )
         self._changed(self)
+
+    def _is_disk_full(self, error: BaseException) -> bool:
+        # LMDB makes EIO of a write that came out short, as the last one on a full disk does.
+        code = getattr(error, "code", getattr(error, "errno", None))
+        disk = os.statvfs(self.directory)
+        has_no_room = disk.f_bavail * disk.f_frsize < _MINIMUM_FREE_BYTES
+        return code == errno.ENOSPC or (code == errno.EIO and has_no_room)
+
+    def _was_stored(self) -> bool:
+        """Whether the page that makes a commit true was written before the commit failed."""
+        try:
+            with self._environment.read() as txn:
+                return self.store.meta(txn).sequence != self.newest.meta.sequence
+        except (lmdb.Error, DamagedValueError, EnvironmentClosedError):
+            return True
 
     # Graphs.
 
