@@ -14,7 +14,7 @@ import importlib
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from google.protobuf import descriptor_pool, message_factory
@@ -32,7 +32,7 @@ from shoal.server import metrics
 from shoal.server.calls import Call, current_request_id
 from shoal.wire.limits import DEFAULT_LIMITS
 
-__all__ = ["MAX_MESSAGE_BYTES", "BoundMethod", "CallLimit", "find_service"]
+__all__ = ["MAX_MESSAGE_BYTES", "BoundMethod", "CallLimit", "Guard", "find_service"]
 
 MAX_MESSAGE_BYTES: Final = DEFAULT_LIMITS.max_message_bytes + 4 * 1024 * 1024
 """What the transport takes. Above the limit that services enforce, so that a request a little too
@@ -94,6 +94,24 @@ class CallLimit:
         self._count -= 1
 
 
+class Guard(Protocol):
+    """Decides which calls a service answers. Never waits."""
+
+    def admit(self, method: str, call: Call) -> None:
+        """Decide by the method's full name and what came with the call; before it is read.
+
+        Raises:
+            ShoalError: It is refused.
+        """
+
+    def check(self, method: str, request: Message, call: Call) -> None:
+        """Decide by the request.
+
+        Raises:
+            ShoalError: It is refused.
+        """
+
+
 class _MethodMetrics:
     """The customary server metrics of one method, looked up once and not at each call."""
 
@@ -129,9 +147,10 @@ class BoundMethod:
         instance: Has an async method named as the RPC in snake case.
         limit: Shared by all services of a server; None for no limit.
         max_request_bytes: A larger request is refused; None for no limit but the transport's.
+        guard: Decides which calls are answered; None: all.
 
     Raises:
-        TypeError: The instance does not implement it.
+        TypeError: The instance does not implement it, or it is a stream, which has no guard.
     """
 
     def __init__(
@@ -141,6 +160,7 @@ class BoundMethod:
         *,
         limit: CallLimit | None = None,
         max_request_bytes: int | None = None,
+        guard: Guard | None = None,
     ) -> None:
         service = descriptor.containing_service.full_name
         self.name = descriptor.name
@@ -159,6 +179,9 @@ class BoundMethod:
         self._function: Callable[..., Any] = function
         self._limit = limit
         self._max_request_bytes = max_request_bytes
+        if guard is not None and self.is_stream:
+            raise TypeError(f"{self.full_name} is a stream, which no guard can check")
+        self._guard = guard
         self._metrics = _MethodMetrics(
             "bidi_stream" if self.is_stream else "unary", service, descriptor.name
         )
@@ -205,9 +228,13 @@ class BoundMethod:
             ShoalError: Whatever went wrong.
         """
         with self._accounted(call), self._place():
+            if self._guard is not None:
+                self._guard.admit(self.full_name, call)
             if not isinstance(request, self.request_class):
                 # Another message with the same bytes.
                 request = self.parse(request.SerializeToString())
+            if self._guard is not None:
+                self._guard.check(self.full_name, request, call)
             answer = await self._bounded(request, call)
             if not isinstance(answer, self.response_class):
                 return self.response_class.FromString(answer.SerializeToString())
@@ -220,7 +247,13 @@ class BoundMethod:
             ShoalError: Whatever went wrong.
         """
         with self._accounted(call), self._place():
-            return self.serialise(await self._bounded(self.parse(request), call))
+            if self._guard is None:
+                return self.serialise(await self._bounded(self.parse(request), call))
+            # A stranger's request is not even read.
+            self._guard.admit(self.full_name, call)
+            message = self.parse(request)
+            self._guard.check(self.full_name, message, call)
+            return self.serialise(await self._bounded(message, call))
 
     async def answers(
         self, requests: AsyncIterator[Message], call: Call

@@ -33,7 +33,7 @@ from shoal.server.calls import (
     context_for,
     current_request_id,
 )
-from shoal.server.methods import MAX_MESSAGE_BYTES, BoundMethod, CallLimit, find_service
+from shoal.server.methods import MAX_MESSAGE_BYTES, BoundMethod, CallLimit, Guard, find_service
 from shoal.server.transport import bind, channel, server
 from shoal.wire import status
 from shoal.wire.limits import DEFAULT_LIMITS
@@ -42,6 +42,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "CallContext",
     "CallLimit",
+    "Guard",
     "LocalService",
     "add_service",
     "bind",
@@ -72,6 +73,7 @@ def add_service(
     limit: CallLimit | None = None,
     default_timeout_s: float = DEFAULT_LIMITS.default_timeout_s,
     max_request_bytes: int | None = None,
+    guard: Guard | None = None,
 ) -> None:
     """Let a server answer a service's calls by an object's methods.
 
@@ -82,13 +84,16 @@ def add_service(
         limit: One for all services of a server.
         default_timeout_s: Deadline of a unary call that sets none.
         max_request_bytes: A larger request is INVALID_ARGUMENT; None: the transport's limit alone.
+        guard: Decides which calls are answered; None: all.
 
     Raises:
         TypeError: The object lacks a method.
     """
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for descriptor in find_service(full_name).methods:
-        method = BoundMethod(descriptor, instance, limit=limit, max_request_bytes=max_request_bytes)
+        method = BoundMethod(
+            descriptor, instance, limit=limit, max_request_bytes=max_request_bytes, guard=guard
+        )
         # Requests arrive as bytes: a message that cannot be parsed is then our error, with our
         # reason, and not an exception somewhere inside gRPC.
         handlers[descriptor.name] = (
@@ -288,6 +293,7 @@ class LocalService:
         instance: As for `add_service`.
         default_timeout_s: Deadline of a unary call that sets none.
         limit: Of calls at a time; None for no limit.
+        guard: Decides which calls are answered; None: all.
     """
 
     def __init__(
@@ -297,11 +303,12 @@ class LocalService:
         *,
         default_timeout_s: float = DEFAULT_LIMITS.default_timeout_s,
         limit: CallLimit | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._default_timeout_s = default_timeout_s
         self._methods = {}
         for descriptor in find_service(full_name).methods:
-            method = BoundMethod(descriptor, instance, limit=limit)
+            method = BoundMethod(descriptor, instance, limit=limit, guard=guard)
             self._methods[descriptor.name] = method
             setattr(
                 self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -10,6 +12,7 @@ import grpc.aio
 
 from shoal.errors import FailedPreconditionError
 from shoal.server.methods import MAX_MESSAGE_BYTES
+from shoal.server.tls import ChannelTls
 
 __all__ = ["AddressedChannel", "bind", "channel", "server"]
 
@@ -24,6 +27,9 @@ _LONGEST_RECONNECT_MS: Final = 1_000
 # A process that comes back under its name with a new address, as pods do: gRPC's own 30 s between
 # two look-ups would keep it lost for as long.
 _MIN_RESOLUTION_INTERVAL_MS: Final = 1_000
+# How long calls go on over a connection that was made with a certificate since replaced. Longer
+# than any deadline that our own roles set; watches, which have none, are opened again.
+_LEAVING_GRACE_S: Final = 300.0
 # Above the calls that services refuse with an error of their own: here gRPC itself sheds, before
 # it reads the request, with a bare RESOURCE_EXHAUSTED.
 _SHED_FACTOR: Final = 4
@@ -49,20 +55,30 @@ def server(
     )
 
 
-def bind(target: grpc.aio.Server, host: str, port: int) -> int:
+def bind(
+    target: grpc.aio.Server,
+    host: str,
+    port: int,
+    credentials: grpc.ServerCredentials | None = None,
+) -> int:
     """Let a server listen, and give its port.
 
     Args:
         target: Not started yet.
         host: Name or IP address.
         port: 0 for a free one.
+        credentials: For TLS; None: plaintext.
 
     Raises:
         FailedPreconditionError: The port is taken, or the address is not this machine's.
     """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = target.add_insecure_port(address)
+        bound = (
+            target.add_insecure_port(address)
+            if credentials is None
+            else target.add_secure_port(address, credentials)
+        )
     except RuntimeError:
         bound = 0
     if bound == 0:
@@ -75,24 +91,70 @@ def bind(target: grpc.aio.Server, host: str, port: int) -> int:
 
 
 class _AddressedMethod:
-    """A unary method of a remote service that knows where it leads, for messages of errors."""
+    """A method of a remote service that knows where it leads, for messages of errors."""
 
-    __slots__ = ("_method", "address")
+    __slots__ = ("_arguments", "_channel", "_connection", "_kind", "_method", "_options", "address")
 
-    def __init__(self, method: Any, address: str) -> None:
-        self._method = method
-        self.address = address
+    def __init__(
+        self, channel: AddressedChannel, kind: str, arguments: Any, options: dict[str, Any]
+    ) -> None:
+        self.address = channel.address
+        self._channel = channel
+        self._kind = kind
+        self._arguments = arguments
+        self._options = options
+        self._connection: grpc.aio.Channel | None = None
+        self._method: Any = None
 
     def __call__(self, request: Any, **options: Any) -> Any:
+        connection = self._channel.connection()
+        if connection is not self._connection:
+            self._method = getattr(connection, self._kind)(*self._arguments, **self._options)
+            self._connection = connection
         return self._method(request, **options)
 
 
 class AddressedChannel(grpc.aio.Channel):
-    """A channel that knows its address."""
+    """A channel that knows its address, and connects anew when its certificates have changed.
 
-    def __init__(self, address: str, inner: grpc.aio.Channel) -> None:
+    Args:
+        address: ``host:port``.
+        options: Of the channel.
+        tls: None for plaintext.
+    """
+
+    def __init__(
+        self, address: str, options: Sequence[tuple[str, Any]], tls: ChannelTls | None = None
+    ) -> None:
         self.address = address
-        self._inner = inner
+        self._options = list(options)
+        self._tls = tls
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._is_closed = False
+        # Connections with former certificates, on which calls are still under way.
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._connection = self._connect()
+
+    def connection(self) -> grpc.aio.Channel:
+        """Give the gRPC channel to make a call on."""
+        if (
+            self._tls is not None
+            and not self._is_closed
+            and self._tls.credentials() is not self._credentials
+        ):
+            former, self._connection = self._connection, self._connect()
+            leaving = asyncio.create_task(former.close(_LEAVING_GRACE_S))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        return self._connection
+
+    def _connect(self) -> grpc.aio.Channel:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self.address, options=self._options)
+        self._credentials = self._tls.credentials()
+        return grpc.aio.secure_channel(
+            self.address, self._credentials, options=[*self._options, *self._tls.options]
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,38 +168,45 @@ class AddressedChannel(grpc.aio.Channel):
         await self.close()
 
     async def close(self, grace: float | None = None) -> None:
-        await self._inner.close(grace)
+        self._is_closed = True
+        for leaving in list(self._leaving):
+            leaving.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await self._connection.close(grace)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self._inner.get_state(try_to_connect)
+        return self.connection().get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._inner.wait_for_state_change(last_observed_state)
+        await self.connection().wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        await self._inner.channel_ready()
+        await self.connection().channel_ready()
 
     def unary_unary(self, *args: Any, **options: Any) -> Any:
-        return _AddressedMethod(self._inner.unary_unary(*args, **options), self.address)
+        return _AddressedMethod(self, "unary_unary", args, options)
 
     def unary_stream(self, *args: Any, **options: Any) -> Any:
-        return self._inner.unary_stream(*args, **options)
+        return _AddressedMethod(self, "unary_stream", args, options)
 
     def stream_unary(self, *args: Any, **options: Any) -> Any:
-        return self._inner.stream_unary(*args, **options)
+        return _AddressedMethod(self, "stream_unary", args, options)
 
     def stream_stream(self, *args: Any, **options: Any) -> Any:
-        return self._inner.stream_stream(*args, **options)
+        return _AddressedMethod(self, "stream_stream", args, options)
 
 
-def channel(address: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> AddressedChannel:
+def channel(
+    address: str, tls: ChannelTls | None = None, *, max_message_bytes: int = MAX_MESSAGE_BYTES
+) -> AddressedChannel:
     """Make a channel to another process of Shoal's. Nothing is contacted before the first call.
 
     Args:
         address: ``host:port``.
+        tls: This process's own, and how to know the other; None: plaintext.
         max_message_bytes: Of a request and of an answer.
     """
-    inner = grpc.aio.insecure_channel(
+    return AddressedChannel(
         address,
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -154,5 +223,5 @@ def channel(address: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> Addr
             # The cluster's own traffic never goes by a proxy that the environment names.
             ("grpc.enable_http_proxy", 0),
         ],
+        tls=tls,
     )
-    return AddressedChannel(address, inner)
