@@ -64,8 +64,8 @@ class History:
 
     def take(self, lines: str) -> None:
         for line in lines.splitlines():
-            if not line.startswith("{"):
-                continue
+            if not line.endswith("}"):
+                continue  # the last one, cut off
             for what, fact in json.loads(line).items():
                 self._take(what, fact)
 
@@ -87,6 +87,8 @@ class History:
                 self.deleting.add(fact)
             case "deleted":
                 self.deleted.add(fact)
+            case _:
+                raise AssertionError(what)
 
 
 def killed(
@@ -98,6 +100,7 @@ def killed(
         [sys.executable, "-m", "tests.worker.victim", str(data_dir), str(seed), *history.shard],
         env=environment,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parents[2],
         text=True,
     )

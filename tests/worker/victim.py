@@ -1,14 +1,15 @@
 """A worker that writes without end and says what was acknowledged, to be killed.
 
-``python -m tests.worker.victim DIR SEED`` prints a line of JSON before each write (what it is about to
-do) and one after its acknowledgement. Both reach the pipe before the next step: they are the history
-that what is found afterwards is compared with.
+``python -m tests.worker.victim DIR SEED`` prints a line of JSON before each write (what it is about
+to do) and one after its acknowledgement. Both reach the pipe before the next step: they are the
+history that what is found afterwards is compared with.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -27,13 +28,18 @@ DIMENSION = 8
 BULK = 2200
 
 
+# The history has the standard output for itself: what is logged would get between its lines.
+_history = os.dup(1)
+os.dup2(2, 1)
+
+
 def say(**facts: Any) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
+    os.write(_history, json.dumps(facts).encode() + b"\n")
 
 
 def vector_of(value: int) -> list[float]:
-    return np.random.default_rng(value).normal(size=DIMENSION).astype(np.float32).tolist()
+    numbers = np.random.default_rng(value).normal(size=DIMENSION).astype(np.float32)
+    return [float(n) for n in numbers]
 
 
 async def write(shard: SingleShard, writer: int, seed: int) -> None:
