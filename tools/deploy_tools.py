@@ -1,13 +1,15 @@
 """Bring the tools that the checks of deploy/ need, or name what is missing.
 
 promtool and prometheus come from Debian's package, unpacked beside the project and not installed:
-no service starts, and nobody needs to be root. helm is built from its source. With ``--image`` also
+no service starts, and nobody needs to be root. helm is built from its source; without Go, the tests
+use the engine of helm-python-sdk alone. With ``--image`` also
 what builds and runs the image without a daemon is installed, by root.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +23,9 @@ DIRECTORY: Final = ROOT / ".deploy-tools"
 BIN: Final = DIRECTORY / "bin"
 
 _HELM: Final = "helm.sh/helm/v3/cmd/helm@v3.19.4"
+# A module that carries the JSON schema of compose files; nothing of it is built.
+_COMPOSE: Final = "github.com/compose-spec/compose-go/v2@v2.9.0"
+COMPOSE_SCHEMA: Final = DIRECTORY / "compose-spec.json"
 _IMAGE_PACKAGES: Final = {"buildah": "buildah", "crun": "crun", "debootstrap": "debootstrap"}
 
 
@@ -35,7 +40,7 @@ def main() -> int:
     parser.add_argument("--image", action="store_true", help="also what builds and runs the image")
     wants_image = parser.parse_args().image
     BIN.mkdir(parents=True, exist_ok=True)
-    missing = [*_bring_prometheus(), *_bring_helm()]
+    missing = [*_bring_prometheus(), *_bring_helm(), *_bring_compose_schema()]
     if wants_image:
         missing += _bring_image_tools()
     for name in ("promtool", "prometheus", "helm", *(_IMAGE_PACKAGES if wants_image else ())):
@@ -77,6 +82,28 @@ def _bring_helm() -> list[str]:
     environment = {**os.environ, "GOBIN": str(BIN), "GOFLAGS": "-mod=mod"}
     if not _run("go", "install", _HELM, environment=environment):
         return [f"helm is missing: go install {_HELM} failed"]
+    return []
+
+
+def _bring_compose_schema() -> list[str]:
+    if COMPOSE_SCHEMA.exists():
+        return []
+    if not shutil.which("go"):
+        return [f"the schema of compose files is missing: go mod download {_COMPOSE}"]
+    # Outside of any module of Go's, which a directory of its own is.
+    with tempfile.TemporaryDirectory() as place:
+        done = subprocess.run(
+            ["go", "mod", "download", "-json", _COMPOSE],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        print(done.stderr, file=sys.stderr)
+        return [f"the schema of compose files is missing: go mod download {_COMPOSE} failed"]
+    found = Path(json.loads(done.stdout)["Dir"]) / "schema" / COMPOSE_SCHEMA.name
+    COMPOSE_SCHEMA.write_bytes(found.read_bytes())
     return []
 
 
