@@ -25,7 +25,7 @@ OLDEST_STAMP = $(OLDEST_VENV)/.complete
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help dev demo run test test-long test-oldest check format proto proto-check proto-breaking \
-	sync sync-check bench clean deploy-tools chart-schema dashboards image-requirements
+	sync sync-check examples bench clean deploy-tools chart-schema dashboards image-requirements
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ dashboards: dev  ## Write Grafana's dashboards from deploy/grafana/dashboards.ya
 
 image-requirements: dev  ## Pin what the image runs on to the newest packages
 	$(BIN)/python -m tools.image_requirements
+
+examples: dev  ## Run the examples in all languages whose toolchain is here (ARGS="python go" for some)
+	$(BIN)/python -m examples.run $(ARGS)
 
 bench: dev  ## Measure: see benchmarks/README.md
 	$(BIN)/python -m benchmarks $(ARGS)
