@@ -33,7 +33,7 @@ def running(workers: int) -> Iterator[int]:
     """
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as directory:
         port = free_port()
-        command = [sys.executable, "-m", "shoal_local.cli", "up", "--data", directory]
+        command = [sys.executable, "-m", "shoal_local", "up", "--data", directory]
         command += ["--workers", str(workers), "--port", str(port)]
         with (Path(directory) / "output").open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
