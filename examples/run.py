@@ -164,7 +164,7 @@ EXAMPLES: Final = (
         "java",
         tools=("java", "mvn"),
         build=(("mvn", "--quiet", "--batch-mode", "compile"),),
-        walk=("mvn", "--quiet", "--batch-mode", "-Dstyle.color=never", "exec:java"),
+        walk=("java", "-cp", "target/classes:target/dependency/*", "io.shoal.examples.Walk"),
     ),
 )
 
