@@ -24,10 +24,15 @@ from shoal_worker.settings import WorkerSettings
 
 SCHEMA: Final = Path(__file__).parent.parent / "deploy" / "kubernetes" / "values.schema.json"
 
-# Must agree with services, volumes and probes, so the chart settles them itself.
+# Must agree with services, volumes, secrets and probes, so the chart settles them itself.
 SETTLED: Final = frozenset(
     {
         "advertise",
+        "auth",
+        "bootstrap_key_file",
+        "cluster_ca",
+        "cluster_cert",
+        "cluster_key",
         "coordinator",
         "data_dir",
         "expected_workers",
@@ -35,6 +40,9 @@ SETTLED: Final = frozenset(
         "host",
         "metrics_port",
         "port",
+        "tls_cert",
+        "tls_client_ca",
+        "tls_key",
     }
 )
 

@@ -35,6 +35,9 @@ ROLES: Final[dict[str, type[RoleSettings]]] = {
     "worker": WorkerSettings,
 }
 
+# Nobody is asked who they are.
+PLAIN: Final[dict[str, Any]] = {"config": {"insecure": True}}
+
 # Every value that has a default of another kind, or adds or changes a document.
 EVERYTHING: Final[dict[str, Any]] = {
     "nameOverride": "vectors",
@@ -47,6 +50,11 @@ EVERYTHING: Final[dict[str, Any]] = {
         "pullSecrets": [{"name": "registry"}],
     },
     "serviceAccount": {"annotations": {"note": "none"}},
+    "auth": {"enabled": True, "bootstrapKey": {"secretName": "first-key", "key": "key"}},
+    "tls": {
+        "cluster": {"secretName": "between-roles"},
+        "public": {"secretName": "for-clients"},
+    },
     "config": {"log_level": "debug", "default_timeout_s": 2.5, "stop_grace_s": 5},
     "coordinator": {
         "config": {"allow_reset": True, "lease_s": 6},
@@ -96,6 +104,7 @@ EVERYTHING: Final[dict[str, Any]] = {
 }
 
 LEAST: Final[dict[str, Any]] = {
+    **PLAIN,
     "serviceAccount": {"create": False},
     "networkPolicy": {"enabled": False},
     "worker": {
@@ -106,7 +115,7 @@ LEAST: Final[dict[str, Any]] = {
     "gateway": {"podDisruptionBudget": {"enabled": False}},
 }
 
-VALUES: Final = {"defaults": {}, "everything": EVERYTHING, "least": LEAST}
+VALUES: Final = {"defaults": PLAIN, "everything": EVERYTHING, "least": LEAST}
 
 
 @pytest.fixture(params=["binary", "library"], scope="module")
@@ -158,7 +167,7 @@ def test_kubernetes_takes_every_document(engine: Engine, name: str) -> None:
 
 
 def test_the_schemas_would_refuse_a_mistake() -> None:
-    documents = Library(NEWEST).render({})
+    documents = Library(NEWEST).render(PLAIN)
     worker = _kind(documents, "StatefulSet", "-worker")
     worker["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -203,7 +212,7 @@ def test_each_role_takes_its_file(name: str, tmp_path: Path) -> None:
 
 
 def test_ports_agree_from_file_to_probe_and_service() -> None:
-    documents = Library(NEWEST).render({})
+    documents = Library(NEWEST).render(PLAIN)
     pods = dict(_pods(documents))
     for role, text in _files(documents).items():
         ports = dict(re.findall(r"^(port|health_port|metrics_port) = (\d+)$", text, re.MULTILINE))
@@ -227,12 +236,12 @@ def test_ports_agree_from_file_to_probe_and_service() -> None:
 
 def test_commands_are_those_of_the_distribution() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    for _, pod in _pods(Library(NEWEST).render({})):
+    for _, pod in _pods(Library(NEWEST).render(PLAIN)):
         assert pod["containers"][0]["command"][0] in scripts
 
 
 def test_every_container_is_locked_down() -> None:
-    documents = Library(NEWEST).render({})
+    documents = Library(NEWEST).render(PLAIN)
     pods = dict(_pods(documents)) | {"test": _kind(documents, "Pod")["spec"]}
     assert set(pods) == {*ROLES, "test"}
     for pod in pods.values():
@@ -251,7 +260,7 @@ def test_every_container_is_locked_down() -> None:
 
 
 def test_only_gateways_and_the_coordinator_reach_workers() -> None:
-    policy = _kind(Library(NEWEST).render({}), "NetworkPolicy", "-worker")["spec"]
+    policy = _kind(Library(NEWEST).render(PLAIN), "NetworkPolicy", "-worker")["spec"]
     calls, scrapes = policy["ingress"]
     assert [p["port"] for p in calls["ports"]] == [7720]
     callers = {
@@ -270,7 +279,7 @@ def test_the_smoke_test_may_call_gateways_that_others_may_not() -> None:
 
 
 def test_a_worker_is_known_by_a_name_that_its_service_gives_before_it_is_ready() -> None:
-    documents = Library(NEWEST).render({})
+    documents = Library(NEWEST).render(PLAIN)
     service, workers = (_kind(documents, kind, "-worker") for kind in ("Service", "StatefulSet"))
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is True
@@ -291,7 +300,8 @@ def test_only_the_roles_whose_configuration_changes_are_restarted() -> None:
             if d["kind"] in ("StatefulSet", "Deployment")
         }
 
-    before, after = checksums({}), checksums({"gateway": {"config": {"max_queries": 7}}})
+    before = checksums(PLAIN)
+    after = checksums(PLAIN | {"gateway": {"config": {"max_queries": 7}}})
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"demo-shoal-gateway"}
 
@@ -326,8 +336,46 @@ def test_only_the_roles_whose_configuration_changes_are_restarted() -> None:
     ids=str,
 )
 def test_nonsense_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(HelmRefusal):
+    with pytest.raises(HelmRefusal) as refusal:
+        Library(NEWEST).render({**values, "config": PLAIN["config"] | values.get("config", {})})
+    assert "are not authenticated" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({}, "callers of the"),
+        ({"auth": {"enabled": True}}, "callers of the worker"),
+        ({"tls": {"cluster": {"secretName": "a"}}}, "callers of the gateway"),
+        ({"gateway": {"config": {"insecure": True}}}, "callers of the worker"),
+        (
+            PLAIN | {"tls": {"public": {"requireClientCertificates": True}}},
+            "without tls.public.secretName",
+        ),
+        (PLAIN | {"auth": {"bootstrapKey": {"secretName": "a"}}}, "without auth.enabled"),
+    ],
+    ids=str,
+)
+def test_what_everybody_could_do_must_be_meant_so(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(HelmRefusal, match=complaint):
         Library(NEWEST).render(values)
+
+
+def test_files_of_secrets_are_where_the_settings_say() -> None:
+    documents = Library(NEWEST).render(EVERYTHING)
+    for role, pod in _pods(documents):
+        (container,) = pod["containers"]
+        secrets = {v["name"]: v["secret"] for v in pod["volumes"] if "secret" in v}
+        mounts = {
+            m["mountPath"]: secrets[m["name"]]
+            for m in container["volumeMounts"]
+            if m["name"] in secrets
+        }
+        assert len(mounts) == len(secrets)
+        paths = re.findall(r'= "(/etc/shoal-\S+)"$', _files(documents)[role], re.MULTILINE)
+        assert {str(Path(path).parent) for path in paths} == set(mounts)
+        files = {"worker": 3, "gateway": 5, "coordinator": 4}
+        assert len(paths) == files[role]
 
 
 def test_every_value_has_a_place_in_the_schema_and_every_group_a_comment() -> None:
@@ -358,7 +406,7 @@ def test_the_schema_has_the_settings_of_the_roles() -> None:
 
 
 def test_long_names_stay_within_what_kubernetes_takes() -> None:
-    documents = Library(NEWEST).render({}, release="r" * 53)
+    documents = Library(NEWEST).render(PLAIN, release="r" * 53)
     for document in documents:
         assert len(document["metadata"]["name"]) <= 63
         # Its name and the hash of its revision are a label of its pods.
@@ -387,9 +435,10 @@ def test_the_dashboards_are_those_of_grafana() -> None:
 
 
 def test_the_notes_name_the_service_that_balances() -> None:
-    notes = Library(NEWEST).notes({})
+    notes = Library(NEWEST).notes(PLAIN)
     assert "dns:///demo-shoal-gateway-headless.prod.svc.cluster.local:7700" in notes
     assert "round_robin" in notes
+    assert "Whoever reaches a gateway" in notes
     assert "is deleted with the release" not in notes
     assert "is deleted with the release" in Library(NEWEST).notes(EVERYTHING)
 
@@ -399,7 +448,7 @@ def test_the_notes_name_the_service_that_balances() -> None:
 def test_the_smoke_test_passes_against_a_cluster(tmp_path: Path) -> None:
     from tests.deploy.cluster import RunningCluster
 
-    command = _kind(Library(NEWEST).render({}), "Pod")["spec"]["containers"][0]["command"]
+    command = _kind(Library(NEWEST).render(PLAIN), "Pod")["spec"]["containers"][0]["command"]
     with RunningCluster(tmp_path, workers=1) as cluster:
         done = subprocess.run(
             [sys.executable, *command[1:]],

@@ -7,7 +7,13 @@ import shoal
 
 host, _, port = os.environ["SHOAL_TEST_ADDRESS"].rpartition(":")
 name = f"helm-test-{uuid.uuid4()}"
-with shoal.Client(host=host, port=int(port), timeout=60) as client:
+with shoal.Client(
+    host=host,
+    port=int(port),
+    api_key=os.environ.get("SHOAL_TEST_API_KEY", "").strip() or None,
+    ssl=os.environ.get("SHOAL_TEST_CA", False),
+    timeout=60,
+) as client:
     collection = client.create_collection(
         name, configuration={"hnsw": {"space": "l2"}}, embedding_function=None
     )

@@ -19,13 +19,28 @@ holds all numbers as floats, and its own toToml would write 1024 as 1024.0, whic
 {{- $values := index .root.Values .role -}}
 {{- $own := dict "host" .root.Values.listenAddress -}}
 {{- $own = merge $own (include "shoal.ports" .role | fromJson) -}}
+{{- with .root.Values.tls.cluster.secretName -}}
+{{- $own = merge $own (dict "cluster_cert" "/etc/shoal-tls/cluster/tls.crt" "cluster_key" "/etc/shoal-tls/cluster/tls.key" "cluster_ca" "/etc/shoal-tls/cluster/ca.crt") -}}
+{{- end -}}
 {{- if ne .role "gateway" -}}
 {{- $own = set $own "data_dir" (printf "/var/lib/shoal/%s" .role) -}}
 {{- end -}}
 {{- if eq .role "coordinator" -}}
 {{- $own = set $own "expected_workers" .root.Values.worker.replicas -}}
+{{- if .root.Values.auth.bootstrapKey.secretName -}}
+{{- $own = set $own "bootstrap_key_file" "/etc/shoal-auth/api-key" -}}
+{{- end -}}
 {{- else -}}
 {{- $own = set $own "coordinator" (include "shoal.coordinatorAddress" .root) -}}
+{{- end -}}
+{{- if eq .role "gateway" -}}
+{{- $own = set $own "auth" .root.Values.auth.enabled -}}
+{{- if .root.Values.tls.public.secretName -}}
+{{- $own = merge $own (dict "tls_cert" "/etc/shoal-tls/public/tls.crt" "tls_key" "/etc/shoal-tls/public/tls.key") -}}
+{{- if .root.Values.tls.public.requireClientCertificates -}}
+{{- $own = set $own "tls_client_ca" "/etc/shoal-tls/public/ca.crt" -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $all := merge $own $values.config .root.Values.config -}}
 [{{ .role }}]
@@ -38,6 +53,24 @@ holds all numbers as floats, and its own toToml would write 1024 as 1024.0, whic
 {{- end }}
 {{- end }}
 {{ end -}}
+
+{{/* Fails where a role would refuse to start because anybody could do everything. */}}
+{{- define "shoal.checkAuthentication" -}}
+{{- $values := index .root.Values .role -}}
+{{- $public := .root.Values.tls.public -}}
+{{- if and $public.requireClientCertificates (not $public.secretName) -}}
+{{- fail "tls.public.requireClientCertificates without tls.public.secretName: give the secret, too" -}}
+{{- end -}}
+{{- if and .root.Values.auth.bootstrapKey.secretName (not .root.Values.auth.enabled) -}}
+{{- fail "auth.bootstrapKey.secretName without auth.enabled: no key would be asked for" -}}
+{{- end -}}
+{{- $insecure := get (merge (dict) $values.config .root.Values.config (dict "insecure" false)) "insecure" -}}
+{{- $authenticates := ternary (or .root.Values.auth.enabled $public.requireClientCertificates) .root.Values.tls.cluster.secretName (eq .role "gateway") -}}
+{{- if not (or $insecure $authenticates) -}}
+{{- $wanted := ternary "auth.enabled" "tls.cluster.secretName" (eq .role "gateway") -}}
+{{- fail (printf "callers of the %s are not authenticated: give %s, or %s.config.insecure=true (or config.insecure=true for all roles) if everybody who reaches it may do everything" .role $wanted .role) -}}
+{{- end -}}
+{{- end -}}
 
 {{/* Seconds that a role's calls get to end, as the code's own default is where nobody says. */}}
 {{- define "shoal.stopGrace" -}}

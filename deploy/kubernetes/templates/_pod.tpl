@@ -39,6 +39,7 @@ capabilities: {drop: [ALL]}
 {{- if le (int64 $values.terminationGracePeriodSeconds) (int64 $leaving) -}}
 {{- fail (printf "%s.terminationGracePeriodSeconds is %v: more than preStopSeconds and stop_grace_s together, %v, would be right" .role $values.terminationGracePeriodSeconds $leaving) -}}
 {{- end -}}
+{{- include "shoal.checkAuthentication" . -}}
 serviceAccountName: {{ include "shoal.serviceAccountName" .root }}
 automountServiceAccountToken: false
 # A Service named shoal would bring a variable SHOAL_PORT=tcp://…, which is a setting of ours.
@@ -120,6 +121,15 @@ resources:
 volumeMounts:
   - {name: config, mountPath: /etc/shoal, readOnly: true}
   - {name: tmp, mountPath: /tmp}
+  {{- if .root.Values.tls.cluster.secretName }}
+  - {name: cluster-tls, mountPath: /etc/shoal-tls/cluster, readOnly: true}
+  {{- end }}
+  {{- if and (eq .role "gateway") .root.Values.tls.public.secretName }}
+  - {name: public-tls, mountPath: /etc/shoal-tls/public, readOnly: true}
+  {{- end }}
+  {{- if and (eq .role "coordinator") .root.Values.auth.bootstrapKey.secretName }}
+  - {name: bootstrap-key, mountPath: /etc/shoal-auth, readOnly: true}
+  {{- end }}
   {{- if ne .role "gateway" }}
   - {name: data, mountPath: /var/lib/shoal}
   {{- end }}
@@ -131,6 +141,27 @@ volumeMounts:
     name: {{ include "shoal.fullname" .root }}-{{ .role }}
 - name: tmp
   emptyDir: {}
+{{- with .root.Values.tls.cluster.secretName }}
+- name: cluster-tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- if eq .role "gateway" }}
+{{- with .root.Values.tls.public.secretName }}
+- name: public-tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+{{- if eq .role "coordinator" }}
+{{- with .root.Values.auth.bootstrapKey }}
+{{- if .secretName }}
+- name: bootstrap-key
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+    items: [{key: {{ .key | quote }}, path: api-key}]
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "shoal.volumeClaim" -}}
