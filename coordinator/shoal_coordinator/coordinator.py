@@ -24,6 +24,7 @@ from shoal.internal.v1.catalog_pb2 import (
 from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceStub
 from shoal.server.crash import crash_point
 from shoal.server.rpc import channel
+from shoal.server.tls import ChannelTls
 from shoal.server.transport import AddressedChannel
 from shoal_coordinator.api_keys import ApiKeys, BootstrapKey
 from shoal_coordinator.catalog import Catalog
@@ -57,6 +58,7 @@ class Coordinator:
         recover: Rebuild the catalog, or complete it, from the copies in the workers' directories.
         bootstrap_key_file: Holds an API key with all rights; see `shoal_coordinator.api_keys`.
         worker_stub: Gives the stub for a worker's address; None: by gRPC.
+        tls: Of channels to workers, by gRPC.
         clock: Monotonic, seconds; for leases.
         now: Seconds since 1970.
         cores: Default of a collection's `num_threads`; None: those of this machine.
@@ -76,6 +78,7 @@ class Coordinator:
         recover: bool = False,
         bootstrap_key_file: Path | None = None,
         worker_stub: WorkerStub | None = None,
+        tls: ChannelTls | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         cores: int | None = None,
@@ -88,7 +91,7 @@ class Coordinator:
         self._allow_reset = allow_reset
         self._recover = recover
         self._bootstrap_key_file = bootstrap_key_file
-        self._remote = _RemoteWorkers()
+        self._remote = _RemoteWorkers(tls)
         self._worker_stub = worker_stub or self._remote
         self._clock = clock
         self._now = now
@@ -219,14 +222,15 @@ class Coordinator:
 class _RemoteWorkers:
     """Stubs of workers in other processes, one channel for each address."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ChannelTls | None) -> None:
+        self._tls = tls
         self._channels: dict[str, AddressedChannel] = {}
         self._stubs: dict[str, ShardControlServiceAsyncStub] = {}
 
     def __call__(self, address: str) -> ShardControlServiceAsyncStub:
         stub = self._stubs.get(address)
         if stub is None:
-            opened = self._channels[address] = channel(address)
+            opened = self._channels[address] = channel(address, self._tls)
             stub = self._stubs[address] = ShardControlServiceStub(opened)
         return stub
 

@@ -34,6 +34,7 @@ async def serve(settings: CoordinatorSettings, role: process.RoleProcess) -> Asy
         bootstrap_key_file=settings.bootstrap_key_file,
         heartbeat_s=settings.heartbeat_s,
         lease_s=settings.lease_s,
+        tls=role.cluster_tls,
     )
     await coordinator.start()
     try:

@@ -51,6 +51,7 @@ class CoordinatorSettings(RoleSettings):
     )
 
     def __post_init__(self) -> None:
+        RoleSettings.__post_init__(self)
         if self.lease_s < 2 * self.heartbeat_s:
             raise ValueError(
                 f"lease_s is {self.lease_s}, heartbeat_s {self.heartbeat_s}:"

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from shoal.server.clock import HybridClock
+from shoal.server.rpc import Guard
 from shoal.wire.limits import DEFAULT_LIMITS, Limits
+from shoal_gateway.access import Access
 from shoal_gateway.admin import AdminService
 from shoal_gateway.collections import CollectionService
 from shoal_gateway.failover import Holders
@@ -48,12 +50,14 @@ class Gateway:
         release_worker: Closes what the stubs of a worker at an address have used.
         limits: The bounds of requests and answers.
         clock: Gives ordinals.
+        auth: Whether callers must show an API key.
 
     Attributes:
         collection_service: ``shoal.v1.CollectionService``.
         record_service: ``shoal.v1.RecordService``.
         admin_service: ``shoal.v1.AdminService``.
         table: The watched table.
+        guard: Decides which calls are answered; for whoever puts the services behind a port.
     """
 
     def __init__(
@@ -66,9 +70,11 @@ class Gateway:
         release_worker: ReleaseWorker | None = None,
         limits: Limits = DEFAULT_LIMITS,
         clock: HybridClock | None = None,
+        auth: bool = False,
     ) -> None:
         clock = clock or HybridClock()
         self.table = RoutingTable()
+        self.guard: Guard | None = Access(self.table) if auth else None
         self._watch = TableWatch(self.table, routing_stub, str(uuid.uuid4()))
         self._stubs = WorkerStubs(worker_stub, control_stub, release_worker)
         self._tasks: list[asyncio.Task[None]] = []

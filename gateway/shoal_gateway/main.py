@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from shoal.internal.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from shoal.internal.v1.routing_service_pb2_grpc import RoutingServiceStub
 from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceStub, ShardDataServiceStub
 from shoal.server import process
+from shoal.server.health import CLUSTER
 from shoal.server.rpc import channel
+from shoal.server.settings import is_loopback
+from shoal.server.tls import ChannelTls
 from shoal.server.transport import AddressedChannel
 from shoal_gateway.gateway import Gateway
 from shoal_gateway.settings import GatewaySettings
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = ["main"]
+
+_log: Final = structlog.get_logger("shoal.gateway")
 
 
 def main() -> int:
@@ -38,8 +45,8 @@ def main() -> int:
 @contextlib.asynccontextmanager
 async def serve(settings: GatewaySettings, role: process.RoleProcess) -> AsyncIterator[None]:
     """Follow the coordinator's table, and answer calls."""
-    workers = _WorkerChannels()
-    to_coordinator = channel(settings.coordinator)
+    workers = _WorkerChannels(role.cluster_tls)
+    to_coordinator = channel(settings.coordinator, role.cluster_tls)
     gateway = Gateway(
         catalog_stub=CatalogServiceStub(to_coordinator),
         routing_stub=RoutingServiceStub(to_coordinator),
@@ -47,10 +54,19 @@ async def serve(settings: GatewaySettings, role: process.RoleProcess) -> AsyncIt
         control_stub=workers.control_stub,
         release_worker=workers.release,
         limits=settings.limits,
+        auth=settings.auth,
     )
-    role.make_public()
+    role.make_public(settings.public_certificates, with_reflection=settings.reflection)
     for name, service in gateway.services.items():
-        role.add_service(name, service, max_request_bytes=settings.max_message_bytes)
+        role.add_service(
+            name, service, max_request_bytes=settings.max_message_bytes, guard=gateway.guard
+        )
+    if settings.auth and settings.tls_cert is None and not is_loopback(settings.host):
+        _log.warning(
+            "api_keys_travel_in_plaintext",
+            host=settings.host,
+            remedy="give tls_cert and tls_key, unless something before this port speaks TLS",
+        )
     await role.listen()
     await gateway.start()
     becoming_ready = asyncio.create_task(_serve_once_ready(gateway, role))
@@ -70,12 +86,15 @@ async def _serve_once_ready(gateway: Gateway, role: process.RoleProcess) -> None
     """
     await gateway.wait_for_table()
     await role.set_serving(True)
+    await gateway.table.wait_until(lambda: gateway.table.ready, None)
+    await role.health.announce(CLUSTER)
 
 
 class _WorkerChannels:
     """Channels to workers, by worker and address; both stubs of one share its channel."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ChannelTls | None) -> None:
+        self._tls = tls
         self._channels: dict[tuple[str, str], AddressedChannel] = {}
 
     def data_stub(self, worker_id: str, address: str) -> ShardDataServiceAsyncStub:
@@ -92,5 +111,5 @@ class _WorkerChannels:
     def _channel(self, worker_id: str, address: str) -> AddressedChannel:
         key = (worker_id, address)
         if key not in self._channels:
-            self._channels[key] = channel(address)
+            self._channels[key] = channel(address, self._tls)
         return self._channels[key]

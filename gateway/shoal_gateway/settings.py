@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Final
 
-from shoal.server.settings import RoleSettings, setting
+from shoal.server.settings import RoleSettings, check_together, setting
+from shoal.server.tls import Certificates
 from shoal.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["GatewaySettings"]
@@ -35,6 +37,23 @@ class GatewaySettings(RoleSettings):
         maximum=65535,
     )
     coordinator: str = setting("127.0.0.1:7710", help="host:port of the coordinator.")
+    auth: bool = setting(
+        False,
+        help="Ask for an API key in every call. The first key is the coordinator's "
+        "bootstrap_key_file.",
+    )
+    tls_cert: Path | None = setting(
+        None,
+        help="PEM certificate chain of the public port, which then speaks TLS only; with tls_key. "
+        "Files are read again when they change.",
+    )
+    tls_key: Path | None = setting(None, help="PEM private key of tls_cert, not encrypted.")
+    tls_client_ca: Path | None = setting(
+        None,
+        help="PEM certificates of authorities: clients must show a certificate that one of them "
+        "has signed. Says who may connect; what they may do is what API keys say.",
+    )
+    reflection: bool = setting(True, help="Tell callers the protos of the public API.")
 
     max_batch_records: int = _limit("max_batch_records", "Records in one write.")
     # More than the defaults of these two does not fit into a message between our processes.
@@ -77,6 +96,33 @@ class GatewaySettings(RoleSettings):
     max_page_records: int = _limit(
         "max_page_records", "Records in one page; also IDs given to one get or delete."
     )
+
+    def __post_init__(self) -> None:
+        RoleSettings.__post_init__(self)
+        check_together(self, "tls_cert", "tls_key")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca is given without tls_cert and tls_key: give all three")
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers must show who they are."""
+        return self.auth or self.tls_client_ca is not None
+
+    @property
+    def wanted_authentication(self) -> str:
+        """What would make them."""
+        return "auth, or tls_client_ca"
+
+    @property
+    def public_certificates(self) -> Certificates | None:
+        """Certificates of the public port; None: plaintext.
+
+        Raises:
+            InvalidArgumentError: They cannot be used.
+        """
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return Certificates(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     @property
     def limits(self) -> Limits:

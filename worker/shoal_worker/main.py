@@ -39,7 +39,7 @@ async def serve(settings: WorkerSettings, role: process.RoleProcess) -> AsyncIte
     worker = Worker(settings.data_dir, settings=settings)
     await worker.start()
     refusal: asyncio.Task[None] | None = None
-    channel = rpc.channel(settings.coordinator)
+    channel = rpc.channel(settings.coordinator, role.cluster_tls)
     try:
         role.add_service("shoal.internal.v1.ShardDataService", worker.data_service)
         role.add_service("shoal.internal.v1.ShardControlService", worker.control_service)

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from shoal.errors import InvalidArgumentError, ShoalError
@@ -32,6 +31,7 @@ A vector-collection database on this machine.
 commands:
   up        run a cluster until Ctrl-C           shoal up --data DIR --workers N --port P
   status    show roles, processes, ports, shards shoal status --data DIR
+  keys      create, list and revoke API keys     shoal keys create --help
   demo      load real data, search it, kill a worker, show that nothing is lost
   version   print the version
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and give its exit code: 0, 1 for a failure, 2 for wrong arguments."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (given[0], given[1:]) if given else ("", [])
-    commands = {"up": _up, "status": _status, "demo": _demo, "version": _version}
+    commands = {"up": _up, "status": _status, "keys": _keys, "demo": _demo, "version": _version}
     if command in commands:
         try:
             return commands[command](rest)
@@ -76,20 +76,20 @@ def _version(arguments: list[str]) -> int:
 
 def _status(arguments: list[str]) -> int:
     from shoal_local import status
+    from shoal_local.access import add_arguments
 
     parser = argparse.ArgumentParser(
         prog="shoal status", description="Show what runs: roles, processes, ports, shards."
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        default=Path(os.environ.get("SHOAL_DATA", "shoal-data")),
-        help="Data directory of the cluster. [SHOAL_DATA; default: shoal-data]",
-    )
+    add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="Print JSON.")
-    given = parser.parse_args(arguments)
-    return status.show(given.data.absolute(), as_json=given.json)
+    return status.show(parser.parse_args(arguments))
+
+
+def _keys(arguments: list[str]) -> int:
+    from shoal_local.keys import run
+
+    return run(arguments)
 
 
 def _demo(arguments: list[str]) -> int:
@@ -118,6 +118,9 @@ def _up(arguments: list[str]) -> int:
             f"workers  {up.workers or 'in one process with all roles'}",
             flush=True,
         )
+        if plan.gateway.auth:
+            # Where it is, and not what it is: output is logged, shown, and kept.
+            print(f"API key  in {plan.coordinator.bootstrap_key_file}", flush=True)
         if up.workers == 0:
             from shoal_local import single
 

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 import shoal
+from shoal_local.access import ServerAccess
 from shoal_local.passages import Passages, find_folder, load_passages
 from shoal_local.state import RoleState, RunState
 from shoal_local.status import ask
@@ -240,7 +241,7 @@ def _show(passages: Passages, state: RunState, data: Path, say: _Story) -> None:
 
 def _shard_names(state: RunState, collection_id: str) -> dict[str, str]:
     """Names of the collection's shards that a reader can tell apart, by their UUIDs."""
-    status = asyncio.run(ask(f"{state.gateway.host}:{state.gateway.port}"))
+    status = asyncio.run(ask(ServerAccess(f"{state.gateway.host}:{state.gateway.port}")))
     roles = {f"{role.host}:{role.port}": role.name for role in state.roles}
     workers = {worker.worker_id: roles[worker.address] for worker in status.workers}
     shards = [s for s in status.shards if s.collection_id == collection_id]

@@ -4,6 +4,7 @@
 DIR/format          version of this layout
 DIR/lock            held by whoever runs the cluster, with its process ID inside
 DIR/run.json        what runs: roles, processes, ports (see `shoal_local.state`)
+DIR/admin.key       the API key with all rights; only where `shoal up` asks for keys
 DIR/coordinator/    the catalog
 DIR/worker-1/ …     a worker's shards
 ```
@@ -23,8 +24,12 @@ from pathlib import Path
 from typing import Final, Self
 
 from shoal.errors import DataDirectoryLockedError, FailedPreconditionError
+from shoal.server.keys import ApiKey
 
-__all__ = ["DataDirectory"]
+__all__ = ["ADMIN_KEY", "DataDirectory", "is_held"]
+
+ADMIN_KEY: Final = "admin.key"
+"""Name of the file with the first API key."""
 
 FORMAT: Final = 1
 """1: the first."""
@@ -101,6 +106,21 @@ class DataDirectory:
     def coordinator(self) -> Path:
         """Directory of the coordinator."""
         return self.path / "coordinator"
+
+    def admin_key(self) -> Path:
+        """Give the file with the first API key; made if it is not there, readable by its owner."""
+        path = self.path / ADMIN_KEY
+        if not path.exists():
+            # Beside and renamed: a file that is there holds a whole key.
+            new = path.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(f"{ApiKey.generate().text}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        return path
 
     def worker(self, number: int) -> Path:
         """Directory of a worker, counted from 1."""

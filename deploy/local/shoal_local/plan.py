@@ -81,6 +81,9 @@ def make_plan(up: UpSettings, directory: DataDirectory, environment: Mapping[str
     worker = _read("worker", WorkerSettings, flags["worker"], inherited)
     wished = _read("gateway", GatewaySettings, flags["gateway"], environment)
     public, health, metrics = _gateway_ports(up, wished)
+    if wished.auth and coordinator.bootstrap_key_file is None:
+        flags["coordinator"].append(f"--bootstrap-key-file={directory.admin_key()}")
+        coordinator = _read("coordinator", CoordinatorSettings, flags["coordinator"], inherited)
     flags["gateway"] += ["--host", wished.host]
     flags["gateway"] += _port_flags(public, health, metrics)
     gateway = _read("gateway", GatewaySettings, flags["gateway"], inherited)
@@ -117,6 +120,10 @@ def _role_flags(up: UpSettings) -> dict[str, list[str]]:
     own = {"host": up.host, "port": up.port}
     own |= {"health-port": up.health_port, "metrics-port": up.metrics_port}
     flags["gateway"] += [f"--{name}={v}" for name, v in own.items() if v is not None]
+    switches = {"auth": up.auth, "insecure": up.insecure}
+    flags["gateway"] += [
+        f"--{name}" if v else f"--no-{name}" for name, v in switches.items() if v is not None
+    ]
     return flags
 
 

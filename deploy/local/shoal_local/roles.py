@@ -34,6 +34,9 @@ class LocalCluster:
         directory: Held by the caller, who lets go of it after `close`.
         allow_reset: Whether everything may be deleted by one call.
         recover_catalog: Rebuild a lost catalog from the workers' copies.
+        bootstrap_key_file: Holds an API key with all rights.
+        auth: Whether who calls through a port must show an API key. `call` asks for none: it is
+            this process that calls.
         limits: Of requests and answers.
         worker_settings: Of every worker; ports and directories in them are not used.
     """
@@ -44,6 +47,8 @@ class LocalCluster:
         *,
         allow_reset: bool = False,
         recover_catalog: bool = False,
+        bootstrap_key_file: Path | None = None,
+        auth: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         worker_settings: WorkerSettings | None = None,
     ) -> None:
@@ -51,6 +56,8 @@ class LocalCluster:
         self._directory = directory
         self._allow_reset = allow_reset
         self._recover_catalog = recover_catalog
+        self._bootstrap_key_file = bootstrap_key_file
+        self._auth = auth
         self._limits = limits
         self._worker_settings = worker_settings
         self._stack = contextlib.AsyncExitStack()
@@ -89,6 +96,7 @@ class LocalCluster:
             expected_workers=len(numbers),
             allow_reset=self._allow_reset,
             recover=self._recover_catalog,
+            bootstrap_key_file=self._bootstrap_key_file,
             worker_stub=self._control_stub,
         )
         await coordinator.start()
@@ -111,6 +119,7 @@ class LocalCluster:
             worker_stub=lambda _, address: self._stub(self._data_stubs, address),
             control_stub=lambda _, address: self._stub(self._control_stubs, address),
             limits=self._limits,
+            auth=self._auth,
         )
         await self.gateway.start()
         self._stack.push_async_callback(self.gateway.close)

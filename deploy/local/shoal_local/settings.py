@@ -49,6 +49,16 @@ class UpSettings:
     log_format: Literal["console", "json"] | None = setting(
         None, help="Lines for people, or one JSON object a line, of all roles."
     )
+    auth: bool | None = setting(
+        None,
+        help="Ask for an API key in every call. The first key, with all rights, is made in the "
+        "file admin.key in the data directory. Default: the gateway's setting.",
+    )
+    insecure: bool | None = setting(
+        None,
+        help="Serve other machines (--host) although callers are not authenticated. Default: the "
+        "gateway's setting.",
+    )
     set: tuple[str, ...] = setting(
         (),
         help="A role's setting, as ROLE.NAME=VALUE, for example coordinator.allow_reset=true; "

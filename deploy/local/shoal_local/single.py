@@ -38,6 +38,8 @@ def run(directory: DataDirectory, plan: Plan, *, on_ready: Callable[[RunState], 
             directory,
             allow_reset=plan.coordinator.allow_reset,
             recover_catalog=plan.coordinator.recover_catalog,
+            bootstrap_key_file=plan.coordinator.bootstrap_key_file,
+            auth=settings.auth,
             limits=settings.limits,
             worker_settings=plan.worker,
         )
@@ -45,9 +47,12 @@ def run(directory: DataDirectory, plan: Plan, *, on_ready: Callable[[RunState], 
         try:
             for name, instance in cluster.services.items():
                 role.add_service(
-                    name, instance, max_request_bytes=settings.limits.max_message_bytes
+                    name,
+                    instance,
+                    max_request_bytes=settings.limits.max_message_bytes,
+                    guard=cluster.gateway.guard,
                 )
-            role.make_public()
+            role.make_public(settings.public_certificates, with_reflection=settings.reflection)
             await role.listen()
             await role.set_serving(True)
             state = _state(settings, role)

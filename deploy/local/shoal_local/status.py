@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from google.protobuf import json_format
 
 from shoal.errors import ShoalError
-from shoal.server import rpc
 from shoal.v1 import admin_service_pb2 as admin
 from shoal.v1 import admin_service_pb2_grpc as admin_grpc
+from shoal_local.access import ServerAccess
 from shoal_local.directory import is_held
 from shoal_local.state import RunState
+from shoal_local.tables import print_table
 
 __all__ = ["ask", "show"]
 
-_TIMEOUT_S: Final = 10.0
 
-
-def show(directory: Path, *, as_json: bool) -> int:
+def show(given: argparse.Namespace) -> int:
     """Print what runs in a directory.
+
+    Args:
+        given: By `shoal_local.access.add_arguments`, and whether to print `json`.
 
     Returns:
         0 if a cluster runs and answers, else 1.
     """
+    directory, as_json = given.data.absolute(), given.json
     state = RunState.read(directory)
     if state is None or not is_held(directory):
         if as_json:
@@ -36,7 +40,7 @@ def show(directory: Path, *, as_json: bool) -> int:
             print(f"nothing runs in {directory}; start it with: shoal up --data {directory}")
         return 1
     try:
-        status = asyncio.run(ask(f"{state.gateway.host}:{state.gateway.port}"))
+        status = asyncio.run(ask(ServerAccess.of(given)))
         problem = ""
     except ShoalError as error:
         status, problem = None, error.message
@@ -51,11 +55,11 @@ def show(directory: Path, *, as_json: bool) -> int:
     return 0 if status is not None else 1
 
 
-async def ask(address: str) -> admin.GetStatusResponse:
+async def ask(access: ServerAccess) -> admin.GetStatusResponse:
     """Ask a gateway for workers and shards."""
-    async with rpc.channel(address) as channel:
+    async with access.channel() as channel:
         stub = admin_grpc.AdminServiceStub(channel)
-        return await rpc.call(stub.GetStatus, admin.GetStatusRequest(), timeout_s=_TIMEOUT_S)
+        return await access.call(stub.GetStatus, admin.GetStatusRequest())
 
 
 def _document(
@@ -92,7 +96,7 @@ def _print_state(directory: Path, state: RunState) -> None:
         )
         for role in state.roles
     ]
-    _print_table(rows)
+    print_table(rows)
 
 
 def _print_status(status: admin.GetStatusResponse) -> None:
@@ -104,7 +108,7 @@ def _print_status(status: admin.GetStatusResponse) -> None:
         (w.worker_id, w.address, "yes" if w.live else "no", str(w.shard_count))
         for w in status.workers
     ]
-    _print_table(rows)
+    print_table(rows)
     print()
     if not status.shards:
         print("no shards yet")
@@ -124,12 +128,4 @@ def _print_status(status: admin.GetStatusResponse) -> None:
         )
         for s in status.shards
     ]
-    _print_table(rows_of_shards)
-
-
-def _print_table(rows: list[Any]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    print_table(rows_of_shards)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from shoal.errors import ShoalError
+from shoal.errors import DeadlineExceededError, ShoalError, UnavailableError
 from shoal.server import rpc
-from shoal.v1 import admin_service_pb2, admin_service_pb2_grpc
+from shoal.server.health import CLUSTER
 from shoal_local.child import Child, ChildPlan
 from shoal_local.directory import DataDirectory
 from shoal_local.state import RunState
@@ -114,7 +115,7 @@ class Supervisor:
 
     async def _announce(self) -> None:
         gateway = self._children[-1].plan
-        await wait_until_ready(f"{gateway.host}:{gateway.port}")
+        await wait_until_ready(f"{gateway.host}:{gateway.health_port}")
         self._is_ready = True
         for child in self._children:
             child.has_been_ready = True
@@ -123,18 +124,25 @@ class Supervisor:
 
 
 async def wait_until_ready(address: str) -> None:
-    """Wait until a cluster answers its heartbeat. Bounded by nothing: shards may be recovering."""
+    """Wait until a cluster can serve. Bounded by nothing: shards may be recovering.
+
+    Args:
+        address: Of the gateway's health port, which asks for no key and no certificate.
+    """
     loop = asyncio.get_running_loop()
     note_at = loop.time() + _WAITING_NOTE_S
     async with rpc.channel(address) as channel:
-        stub = admin_service_pb2_grpc.AdminServiceStub(channel)
-        request = admin_service_pb2.HeartbeatRequest()
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service=CLUSTER)
         while True:
             try:
-                await rpc.call(stub.Heartbeat, request, timeout_s=_READY_CALL_S)
+                # NOT_FOUND until the gateway has heard that all workers have registered.
+                await rpc.call(stub.Check, request, timeout_s=_READY_CALL_S)  # type: ignore[attr-defined]
             except ShoalError as error:
                 if loop.time() > note_at:
-                    _log.info("still_waiting", address=address, message=error.message)
+                    reached = not isinstance(error, UnavailableError | DeadlineExceededError)
+                    message = "not all workers have registered" if reached else error.message
+                    _log.info("still_waiting", address=address, message=message)
                     note_at = loop.time() + _WAITING_NOTE_S
             else:
                 return

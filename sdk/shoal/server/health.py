@@ -17,13 +17,19 @@ from grpc_reflection.v1alpha import reflection
 from shoal.errors import FailedPreconditionError
 from shoal.server import metrics, transport
 
-__all__ = ["LIVE", "Health", "HttpPort", "add_reflection"]
+__all__ = ["CLUSTER", "LIVE", "Health", "HttpPort", "add_reflection"]
 
 LIVE: Final = "live"
 """The name under which health says SERVING as long as the process answers at all.
 
 For liveness probes: a process that recovers its shards, waits for the coordinator, or ends in order
 is not ready, and to kill it would only prolong that.
+"""
+
+CLUSTER: Final = "cluster"
+"""The name under which a gateway's health says SERVING once all expected workers had registered.
+
+For whoever starts a whole cluster and waits for it, without a key or a certificate.
 """
 
 _MAX_HEAD_BYTES: Final = 8 * 1024
@@ -54,6 +60,10 @@ class Health:
         """Add services that can be asked for."""
         self._names.extend(services)
         await self.set(self.is_serving)
+
+    async def announce(self, name: str) -> None:
+        """Say SERVING under a further name, from now on."""
+        await self._servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve it on a server that has not started yet."""

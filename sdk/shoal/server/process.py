@@ -41,6 +41,7 @@ from shoal.errors import ShoalError
 from shoal.server import logs, metrics, rpc, settings
 from shoal.server.health import Health, HttpPort, add_reflection
 from shoal.server.resources import add_resource_metrics
+from shoal.server.tls import Certificates, ChannelTls
 
 __all__ = ["PARENT_FD_VARIABLE", "RoleProcess", "run"]
 
@@ -62,7 +63,14 @@ Serve = Callable[[_Settings, "RoleProcess"], AbstractAsyncContextManager[None]]
 
 
 class RoleProcess:
-    """What a role has of its process: servers, health, and the wish to stop."""
+    """What a role has of its process: servers, health, and the wish to stop.
+
+    Attributes:
+        cluster_tls: Of channels to the cluster's other processes; None: plaintext.
+
+    Raises:
+        InvalidArgumentError: The cluster's certificates cannot be used.
+    """
 
     def __init__(self, role: str, given: settings.RoleSettings) -> None:
         self.role = role
@@ -72,8 +80,15 @@ class RoleProcess:
         self._limit = rpc.CallLimit(given.max_concurrent_calls)
         self._services: list[str] = []
         self._is_public = False
+        self._has_reflection = False
         self._health_server: grpc.aio.Server | None = None
         self._http = HttpPort(lambda: self.health.is_serving)
+        self._certificates = _cluster_certificates(given)
+        self.cluster_tls = (
+            None
+            if self._certificates is None
+            else ChannelTls(self._certificates, given.cluster_name)
+        )
         self._stop = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
         self._when_stopping: list[Callable[[], None]] = []
@@ -82,7 +97,12 @@ class RoleProcess:
         self.metrics_port = 0
 
     def add_service(
-        self, full_name: str, instance: object, *, max_request_bytes: int | None = None
+        self,
+        full_name: str,
+        instance: object,
+        *,
+        max_request_bytes: int | None = None,
+        guard: rpc.Guard | None = None,
     ) -> None:
         """Serve an object's methods; before `listen`."""
         rpc.add_service(
@@ -92,12 +112,25 @@ class RoleProcess:
             limit=self._limit,
             default_timeout_s=self._settings.default_timeout_s,
             max_request_bytes=max_request_bytes,
+            guard=guard,
         )
         self._services.append(full_name)
 
-    def make_public(self) -> None:
-        """Let the role's own port serve health and reflection, too; before `listen`."""
+    def make_public(
+        self, certificates: Certificates | None = None, *, with_reflection: bool = True
+    ) -> None:
+        """Let the role's own port be the public one; before `listen`.
+
+        It serves health, too, and reflection. What other roles know each other by is not used.
+
+        Args:
+            certificates: For TLS; with authorities, clients must show a certificate, too. None:
+                plaintext.
+            with_reflection: Whether strangers may ask for the protos.
+        """
         self._is_public = True
+        self._certificates = certificates
+        self._has_reflection = with_reflection
 
     async def listen(self) -> int:
         """Start to answer calls, and give the port.
@@ -107,13 +140,18 @@ class RoleProcess:
         """
         if self._is_public:
             self.health.add_to(self._server)
+        if self._has_reflection:
             add_reflection(self._server, self._services)
-        self.port = rpc.bind(self._server, self._settings.host, self._settings.port)
+        credentials = (
+            None if self._certificates is None else self._certificates.server_credentials()
+        )
+        self.port = rpc.bind(self._server, self._settings.host, self._settings.port, credentials)
         await self.health.name(self._services)
         await self._server.start()
         _log.info(
             "role_started",
             port=self.port,
+            tls=credentials is not None,
             health_port=self.health_port,
             metrics_port=self.metrics_port,
             process=os.getpid(),
@@ -175,6 +213,12 @@ class RoleProcess:
         if self._health_server is not None:
             await self._health_server.stop(None)
         await self._http.close()
+
+
+def _cluster_certificates(given: settings.RoleSettings) -> Certificates | None:
+    if given.cluster_cert is None or given.cluster_key is None:
+        return None
+    return Certificates(given.cluster_cert, given.cluster_key, given.cluster_ca)
 
 
 def run(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import ipaddress
 import math
 import os
 import tomllib
@@ -24,7 +25,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from shoal.errors import InvalidArgumentError
 
-__all__ = ["ROLES", "RoleSettings", "load", "setting"]
+__all__ = ["ROLES", "RoleSettings", "check_together", "is_loopback", "load", "setting"]
 
 ROLES: Final = ("coordinator", "worker", "gateway", "local")
 """Tables that a configuration file may have. ``local`` is that of ``shoal up``."""
@@ -92,12 +93,76 @@ class RoleSettings:
         minimum=0,
         maximum=600,
     )
+    insecure: bool = setting(
+        False,
+        help="Listen for other machines although callers are not authenticated: anybody who "
+        "reaches the port can read and write everything.",
+    )
+    cluster_cert: Path | None = setting(
+        None,
+        help="PEM certificate chain by which the cluster's processes know this one. With "
+        "cluster_key and cluster_ca they speak TLS with each other and know each other by "
+        "certificate; files are read again when they change.",
+    )
+    cluster_key: Path | None = setting(None, help="PEM private key of cluster_cert, not encrypted.")
+    cluster_ca: Path | None = setting(
+        None,
+        help="PEM certificates of the authorities that sign those of the cluster's processes, and "
+        "of nobody else: whoever has one is trusted with everything.",
+    )
+    cluster_name: str | None = setting(
+        None,
+        help="DNS name that the certificates of the other processes carry; by default the host by "
+        "which each is reached.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", help="Least severe events to log."
     )
     log_format: Literal["console", "json"] = setting(
         "console", help="Lines for people, or one JSON object a line."
     )
+
+    def __post_init__(self) -> None:
+        check_together(self, "cluster_cert", "cluster_key", "cluster_ca")
+        if not (self.insecure or self.authenticates or is_loopback(self.host)):
+            raise ValueError(
+                f"host is {self.host}, where other machines reach it, and callers are not "
+                f"authenticated: {self.wanted_authentication}, or insecure if everybody who "
+                "reaches it may do everything, would be right"
+            )
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers of the role's port must show who they are."""
+        return self.cluster_ca is not None
+
+    @property
+    def wanted_authentication(self) -> str:
+        """What would make them."""
+        return "cluster_cert, cluster_key and cluster_ca"
+
+
+def check_together(settings: Any, *names: str) -> None:
+    """Refuse settings of which only some are given.
+
+    Raises:
+        ValueError: So it is.
+    """
+    missing = [name for name in names if getattr(settings, name) is None]
+    if missing and len(missing) < len(names):
+        raise ValueError(
+            f"{' and '.join(missing)} is missing: {', '.join(names)} are given together, or none"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches what listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False  # a name may lead anywhere
 
 
 @dataclass(frozen=True, slots=True)
