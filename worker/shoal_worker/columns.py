@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -74,6 +74,20 @@ class ColumnReader:
         self._store = store
         self._max_bytes = max_bytes
         self.columns = Columns.empty(include)
+        self._texts = self._wanted()
+
+    def _wanted(self) -> list[tuple[Database, Callable[[bytes | None], None]]]:
+        """Where to read what was asked for beside vectors, and what takes it."""
+        columns, store = self.columns, self._store
+        metadatas, documents, uris = columns.metadatas, columns.documents, columns.uris
+        wanted: list[tuple[Database, Callable[[bytes | None], None]]] = []
+        if metadatas is not None:
+            wanted.append((store.metadata, lambda v: metadatas.append(v or b"")))
+        if documents is not None:
+            wanted.append((store.documents, lambda v: documents.append(_decoded(v))))
+        if uris is not None:
+            wanted.append((store.uris, lambda v: uris.append(_decoded(v))))
+        return wanted
 
     def add(self, record: Record) -> bool:
         """Append a record.
@@ -84,22 +98,18 @@ class ColumnReader:
         """
         txn, store, columns = self._txn, self._store, self.columns
         row = record.row
-        size = len(record.id) + _STRING_OVERHEAD_BYTES + 8
-        vector = metadata = document = uri = None
+        size = len(record.id) + 8 + _STRING_OVERHEAD_BYTES
+        found: list[bytes | None] = []
+        for database, _ in self._texts:
+            value = store.value(txn, database, row)
+            found.append(value)
+            size += _STRING_OVERHEAD_BYTES + (len(value) if value else 0)
+        vector = None
         if columns.vectors is not None:
             vector = store.vector(txn, record.key)
             if vector is None:
                 raise DamagedValueError(f"the vector of row {row} is missing")
             size += len(vector)
-        if columns.metadatas is not None:
-            metadata = store.value(txn, store.metadata, row) or b""
-            size += len(metadata) + _STRING_OVERHEAD_BYTES
-        if columns.documents is not None:
-            document = self._text(store.documents, row)
-            size += len(document or b"") + _STRING_OVERHEAD_BYTES
-        if columns.uris is not None:
-            uri = self._text(store.uris, row)
-            size += len(uri or b"") + _STRING_OVERHEAD_BYTES
         if columns.ids and columns.size_bytes + size > self._max_bytes:
             return False
         columns.size_bytes += size
@@ -107,16 +117,13 @@ class ColumnReader:
         columns.ordinals.append(record.ordinal)
         if columns.vectors is not None and vector is not None:
             columns.vectors.append(vector)
-        if columns.metadatas is not None and metadata is not None:
-            columns.metadatas.append(metadata)
-        if columns.documents is not None:
-            columns.documents.append(None if document is None else document.decode())
-        if columns.uris is not None:
-            columns.uris.append(None if uri is None else uri.decode())
+        for (_, take), value in zip(self._texts, found, strict=True):
+            take(value)
         return True
 
-    def _text(self, database: Database, row: int) -> bytes | None:
-        return self._store.value(self._txn, database, row)
+
+def _decoded(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
 
 
 def check_answer_fits(fits: bool, max_bytes: int) -> None:

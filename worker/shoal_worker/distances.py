@@ -14,6 +14,7 @@ rounding.
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -35,28 +36,36 @@ class Space(Enum):
     IP = "ip"
 
 
-class Queries(NamedTuple):
-    """Query vectors, with what is computed once.
+class Queries:
+    """Query vectors, with what is computed once and when it is needed.
 
     Attributes:
         single: Shape ``(q, d)``, float32.
         double: The same in double precision.
-        norms: Shape ``(q,)``, their Euclidean norms.
     """
 
-    single: npt.NDArray[np.float32]
-    double: npt.NDArray[np.float64]
-    norms: npt.NDArray[np.float64]
+    __slots__ = ("_norms", "double", "single")
 
-    def part(self, chosen: slice | npt.NDArray[np.intp]) -> Queries:
-        """Give some of them."""
-        return Queries(self.single[chosen], self.double[chosen], self.norms[chosen])
+    def __init__(self, single: npt.NDArray[np.float32], double: npt.NDArray[np.float64]) -> None:
+        self.single = single
+        self.double = double
+        self._norms: npt.NDArray[np.float64] | None = None
 
     @staticmethod
     def of(vectors: npt.NDArray[np.float32]) -> Queries:
         """Prepare query vectors, shape ``(q, d)``."""
-        double = vectors.astype(np.float64)
-        return Queries(vectors, double, norms(double))
+        return Queries(vectors, vectors.astype(np.float64))
+
+    @property
+    def norms(self) -> npt.NDArray[np.float64]:
+        """Their Euclidean norms, shape ``(q,)``."""
+        if self._norms is None:
+            self._norms = norms(self.double)
+        return self._norms
+
+    def part(self, chosen: slice | npt.NDArray[np.intp]) -> Queries:
+        """Give some of them."""
+        return Queries(self.single[chosen], self.double[chosen])
 
 
 class Bounded(NamedTuple):
@@ -92,12 +101,17 @@ def exact(
         double -= query
         distance = np.einsum("ij,ij->i", double, double)
         return distance
-    dots = np.einsum("ij,j->i" if query.ndim == 1 else "ij,ij->i", double, query)
+    one = query.ndim == 1
+    dots = double @ query if one else np.einsum("ij,ij->i", double, query)
     if space is Space.IP:
         distance = 1.0 - dots
         return distance
     # Two roots, for the product of two squares may leave the range of a double.
-    scale = norms(double) * np.sqrt(np.einsum("...j,...j->...", query, query))
+    length = math.sqrt(query @ query) if one else norms(query)
+    scale = norms(double) * length
+    if scale.size and scale.min() > 0.0:
+        distance = 1.0 - dots / scale
+        return distance
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = np.where(scale > 0.0, 1.0 - dots / scale, 1.0)
     return distance

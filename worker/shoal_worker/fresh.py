@@ -19,7 +19,7 @@ from shoal_worker.distances import Queries, Space, bounded, exact, norms
 from shoal_worker.nearest import Candidates, Nearest
 from shoal_worker.store import VectorBatch
 
-__all__ = ["FreshSet", "FreshWriter"]
+__all__ = ["FRESH_OVERHEAD_BYTES", "FreshSet", "FreshWriter"]
 
 _SMALLEST_BLOCK: Final = 64
 _LARGEST_BLOCK: Final = 4096
@@ -28,6 +28,10 @@ share of Python is small beside its scan."""
 
 _ALIVE: Final = np.uint64(2**64 - 1)
 _NEVER: Final = 2**64 - 2  # a sequence beyond every death
+
+FRESH_OVERHEAD_BYTES: Final = 200
+"""What a fresh vector takes beside its numbers: norm, key, row, death, and its place in the
+table."""
 
 _SCAN_CELLS: Final = 1024 * 1024
 """Query-vector pairs whose distances are held at once: 32 MB with their bounds."""

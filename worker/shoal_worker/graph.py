@@ -63,6 +63,9 @@ _LARGEST_NORM: Final = 1e18
 """Norm up to which a squared distance between two vectors stays far from float32's limit
 (3.4e38)."""
 
+_SMALLEST_QUERY: Final = 1e-9
+_LARGEST_QUERY: Final = 1e9
+
 _LARGEST_F16: Final = 65_504.0
 
 
@@ -284,8 +287,15 @@ class Graph:
         Returns:
             Keys, shape ``(q, count)``, nearest first, and how many of each line count, ``(q,)``.
         """
+        asked = queries
+        if self._fit.space is Space.COSINE:
+            # A query's own length does not change the order of its dots; only one near the ends of
+            # float32's range has to be brought back from there.
+            largest = float(np.abs(queries).max())
+            if not _SMALLEST_QUERY < largest < _LARGEST_QUERY or len(queries) > 1:
+                asked = self._fit.prepared(queries)
         keys, _, counts, _, _ = self._index.search_many(
-            self._fit.prepared(queries), count, False, threads, None, ScalarKind.F32
+            asked, count, False, threads, None, ScalarKind.F32
         )
         return keys, counts
 

@@ -7,9 +7,10 @@ up says so (`EnvironmentClosedError`), and the caller looks it up again.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -53,6 +54,7 @@ class Holding:
         self.lock = threading.Lock()  # held while it is opened, closed, changed or deleted
         self.shard: Shard | None = None  # replaced under the lock, read without
         self.is_gone = False
+        self.user_count = 0  # guarded by the lock of HeldShards: calls that are about to use it
 
     @property
     def ready(self) -> Shard | None:
@@ -68,12 +70,20 @@ class HeldShards:
         directory: Locked by the caller.
         open_shard: Opens one.
         max_open: How many may be open.
+        max_memory_bytes: What open shards may hold outside of graphs.
     """
 
-    def __init__(self, directory: DataDirectory, open_shard: OpenShard, max_open: int) -> None:
+    def __init__(
+        self,
+        directory: DataDirectory,
+        open_shard: OpenShard,
+        max_open: int,
+        max_memory_bytes: int,
+    ) -> None:
         self._directory = directory
         self._open_shard = open_shard
         self._max_open = max_open
+        self._max_memory_bytes = max_memory_bytes
         self._lock = threading.Lock()
         self._holdings: dict[str, Holding] = {}  # guarded by _lock for changes
         self._open: OrderedDict[str, Holding] = OrderedDict()  # guarded by _lock; oldest use first
@@ -179,32 +189,49 @@ class HeldShards:
                         metadata={"shard_id": str(holding.shard_id)},
                     )
                 shard = holding.shard = self._open_shard(path, holding.identity)
-        self.touch(holding)
+                with self._lock:
+                    self._open[str(holding.shard_id)] = holding
         self._make_room()
         return shard
 
-    def touch(self, holding: Holding) -> None:
-        """Note a use."""
+    @contextlib.contextmanager
+    def using(self, holding: Holding) -> Iterator[None]:
+        """Keep a shard from being closed to make room."""
         name = str(holding.shard_id)
         with self._lock:
-            self._open[name] = holding
-            self._open.move_to_end(name)
+            holding.user_count += 1
+            if name in self._open:
+                self._open.move_to_end(name)
+        try:
+            yield
+        finally:
+            with self._lock:
+                holding.user_count -= 1
 
     def _make_room(self) -> None:
         """Close the shards that were not used for longest, as far as they are idle."""
         with self._lock:
+            oldest = list(self._open.values())
             surplus = len(self._open) - self._max_open
-            oldest = list(self._open.values())[: max(0, surplus)]
+        memory_bytes = sum(shard.memory_bytes for shard in self.open) - self._max_memory_bytes
         for holding in oldest:
-            self._close_if_idle(holding)
+            if surplus <= 0 and memory_bytes <= 0:
+                break
+            shard = holding.shard
+            freed = shard.memory_bytes if shard is not None else 0
+            if self._close_if_idle(holding):
+                surplus -= 1
+                memory_bytes -= freed
         metrics.OPEN_SHARDS.set(len(self._open))
 
-    def _close_if_idle(self, holding: Holding) -> None:
+    def _close_if_idle(self, holding: Holding) -> bool:
         if not holding.lock.acquire(blocking=False):
-            return
+            return False
         try:
-            if holding.shard is None or holding.shard.is_idle:
-                self._close(holding)
+            if holding.user_count or (holding.shard is not None and not holding.shard.is_idle):
+                return False
+            self._close(holding)
+            return True
         finally:
             holding.lock.release()
 

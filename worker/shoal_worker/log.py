@@ -105,7 +105,7 @@ class Log:
         value = txn.get(_SEQUENCE.pack(sequence), db=self._entries)
         if value is None:
             return None
-        entry = LogEntry.FromString(bytes(unseal(value, sequence, "the log entry")[_TIME.size :]))
+        entry = LogEntry.FromString(unseal(value, sequence, "the log entry")[_TIME.size :])
         if entry.format > ENTRY_FORMAT:
             raise DamagedValueError(
                 f"log entry {sequence} has format {entry.format}, this release reads {ENTRY_FORMAT}"
@@ -148,7 +148,7 @@ class Log:
         value = txn.get(write_id, db=self._writes)
         if value is None:
             return None
-        payload = bytes(unseal(value, 0, "the answer to a write"))
+        payload = unseal(value, 0, "the answer to a write")
         _, sequence, digest_length = _WRITE.unpack_from(payload)
         digest = payload[_WRITE.size : _WRITE.size + digest_length]
         outcome = WriteShardResponse.FromString(payload[_WRITE.size + digest_length :])

@@ -12,7 +12,7 @@ from typing import Final
 
 import xxhash
 
-__all__ = ["SEAL_BYTES", "DamagedValueError", "checksum", "seal", "unseal"]
+__all__ = ["SEAL_BYTES", "DamagedValueError", "seal", "unseal"]
 
 SEAL_BYTES: Final = 4
 _SEAL: Final = struct.Struct("<I")
@@ -21,11 +21,6 @@ _digest = xxhash.xxh3_64_intdigest
 
 class DamagedValueError(Exception):
     """A stored value is not what was stored. The shard reports it as DATA_LOSS."""
-
-
-def checksum(payload: bytes | memoryview, place: int) -> int:
-    """Give the 32 bits that seal a payload in its place."""
-    return _digest(payload, place) & 0xFFFFFFFF
 
 
 def seal(payload: bytes, place: int) -> bytes:
@@ -38,15 +33,15 @@ def seal(payload: bytes, place: int) -> bytes:
     return payload + _SEAL.pack(_digest(payload, place) & 0xFFFFFFFF)
 
 
-def unseal(value: bytes | memoryview, place: int, what: str) -> bytes | memoryview:
-    """Give the payload of a sealed value.
+def unseal(value: bytes | memoryview, place: int, what: str) -> bytes:
+    """Give the payload of a sealed value, copied.
 
     Raises:
         DamagedValueError: If the checksum does not fit.
     """
-    payload = value[:-SEAL_BYTES]
-    if len(value) < SEAL_BYTES or value[-SEAL_BYTES:] != _SEAL.pack(
-        _digest(payload, place) & 0xFFFFFFFF
-    ):
+    # Copied first: bytes are sliced and compared several times faster than a memoryview.
+    stored = bytes(value)
+    payload = stored[:-SEAL_BYTES]
+    if stored[-SEAL_BYTES:] != _SEAL.pack(_digest(payload, place) & 0xFFFFFFFF):
         raise DamagedValueError(f"{what} {place} is damaged: its checksum does not fit")
     return payload

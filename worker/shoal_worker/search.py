@@ -26,6 +26,7 @@ from shoal_worker.matching import Selection, matching_rows
 from shoal_worker.nearest import Candidates, Nearest, ranked
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.state import Pinned
+from shoal_worker.store import VectorBatch
 
 __all__ = ["Matches", "Method", "Search", "search"]
 
@@ -249,6 +250,8 @@ class _Searcher:
         keys: npt.NDArray[np.uint64],
         counts: npt.NDArray[np.intp],
     ) -> list[Candidates]:
+        if which.size == 1:
+            return [self._rank_one(int(which[0]), keys[0, : int(counts[0])].tolist())]
         width = keys.shape[1]
         owners = np.repeat(np.arange(which.size), width)
         flat = keys.ravel()
@@ -266,15 +269,21 @@ class _Searcher:
             owners, rows = owners[matching], rows[matching]
             vectors, found_keys = vectors[matching], found_keys[matching]
         self.candidate_count += len(rows)
-        if which.size == 1:
-            distances = exact(self._space, self._queries.double[which[0]], vectors)
-            return [ranked(distances, rows, found_keys, self._limit)]
         distances = exact(self._space, self._queries.double[which][owners], vectors)
         bounds = np.searchsorted(owners, np.arange(which.size + 1))
         return [
             ranked(distances[a:b], rows[a:b], found_keys[a:b], self._limit)
             for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
         ]
+
+    def _rank_one(self, which: int, keys: list[int]) -> Candidates:
+        batch, _ = self._pinned.store.vectors_of(self._pinned.txn, keys, self._state.meta.dimension)
+        if self._rows is not None:
+            matching = _among(batch.rows, self._rows)
+            batch = VectorBatch(batch.keys[matching], batch.rows[matching], batch.vectors[matching])
+        self.candidate_count += len(batch.rows)
+        distances = exact(self._space, self._queries.double[which], batch.vectors)
+        return ranked(distances, batch.rows, batch.keys, self._limit)
 
     # Exact scans of the stored vectors.
 

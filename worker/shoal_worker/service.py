@@ -60,6 +60,9 @@ _METHODS: Final = {
 }
 
 
+_SECONDS: Final = {m: metrics.SEARCH_SECONDS.labels(m.name.lower()) for m in Method}
+
+
 class ShardDataService:
     """``shoal.internal.v1.ShardDataService``."""
 
@@ -97,7 +100,7 @@ class ShardDataService:
                 matches = search(pinned, shard.configuration.fit.space, sought)
                 state = pinned.state
             seconds = time.perf_counter() - begin
-            metrics.SEARCH_SECONDS.labels(matches.method.name.lower()).observe(seconds)
+            _SECONDS[matches.method].observe(seconds)
             plan = ShardPlan(
                 shard_id=shard.shard_id,
                 worker_id=str(self._worker.worker_id),

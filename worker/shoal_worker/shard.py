@@ -47,7 +47,7 @@ from shoal_worker.environment import (
     Environment,
     EnvironmentClosedError,
 )
-from shoal_worker.fresh import FreshWriter
+from shoal_worker.fresh import FRESH_OVERHEAD_BYTES, FreshWriter
 from shoal_worker.graph import DamagedCheckpointError, Graph
 from shoal_worker.identity import Configuration, configuration_of
 from shoal_worker.layout import RECORDS_FILE
@@ -283,6 +283,12 @@ class Shard:
             self._queued_bytes += write.size_bytes
             self._start_draining()
         return waiting.answer
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the vectors that it holds outside of graphs."""
+        state = self._publication.newest
+        return state.fresh.size * (4 * state.meta.dimension + FRESH_OVERHEAD_BYTES)
 
     @property
     def backlog_ratio(self) -> float:

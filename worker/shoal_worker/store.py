@@ -21,6 +21,7 @@ insertion.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,6 +169,12 @@ class VectorBatch(NamedTuple):
     vectors: npt.NDArray[np.float32]
 
 
+@functools.lru_cache(maxsize=64)
+def _vector_layout(dimension: int) -> np.dtype[np.void]:
+    """How stored vectors of a dimension follow one another."""
+    return np.dtype([("vector", "<f4", (dimension,)), ("row", "<u4"), ("seal", "<u4")])
+
+
 class Store:
     """Reads and writes the schema inside transactions that the caller owns."""
 
@@ -208,7 +215,7 @@ class Store:
         version, ordinal, key = _RECORD.unpack_from(payload)
         if version != _RECORD_FORMAT:
             raise DamagedValueError(f"the record of row {row} has the unknown format {version}")
-        return Record(row, ordinal, key, str(payload[_RECORD.size :], "utf-8"))
+        return Record(row, ordinal, key, payload[_RECORD.size :].decode())
 
     def encode_record(self, row: int, ordinal: int, key: int, record_id: str) -> bytes:
         """Give the stored form of a record."""
@@ -238,7 +245,7 @@ class Store:
     def value(self, txn: Transaction, database: Database, row: int) -> bytes | None:
         """Read metadata, a document or a URI of a row, copied; None if there is none."""
         value = txn.get(_U32.pack(row), db=database)
-        return None if value is None else bytes(unseal(value, row, "a value of row"))
+        return None if value is None else unseal(value, row, "a value of row")
 
     # Vectors.
 
@@ -251,7 +258,7 @@ class Store:
         value = txn.get(_U64.pack(key), db=self.vectors)
         if value is None:
             return None
-        return bytes(unseal(value, key, "the vector of key")[: -_ROW_IN_VECTOR.size])
+        return unseal(value, key, "the vector of key")[: -_ROW_IN_VECTOR.size]
 
     def vectors_of(
         self, txn: Transaction, keys: Sequence[int], dimension: int
@@ -294,10 +301,7 @@ class Store:
         joined = b"".join(values)
         if len(joined) != stored_bytes * len(keys):
             raise DamagedValueError(f"a vector does not have {dimension} numbers")
-        layout = np.dtype(
-            [("vector", "<f4", (dimension,)), ("row", "<u4"), ("seal", "<u4")], align=False
-        )
-        stored = np.frombuffer(joined, layout)
+        stored = np.frombuffer(joined, _vector_layout(dimension))
         digest = xxhash.xxh3_64_intdigest
         payload_bytes = stored_bytes - SEAL_BYTES
         seals = stored["seal"].tolist()

@@ -93,7 +93,12 @@ class Worker:
     def _start(self) -> None:
         directory = DataDirectory(self._data_dir)
         try:
-            self._held = HeldShards(directory, self._open_shard, self.settings.max_open_shards)
+            self._held = HeldShards(
+                directory,
+                self._open_shard,
+                self.settings.max_open_shards,
+                self.settings.memory_bytes,
+            )
         except BaseException:
             directory.close()
             raise
@@ -232,10 +237,10 @@ class Worker:
             holding = self._find(reference)
             shard = holding.ready
             try:
-                if shard is not None and not shard.reading_waits and is_cheap(shard):
-                    self.held.touch(holding)
-                    return work(shard)
-                return await self.off_loop(functools.partial(self._run, holding, work))
+                with self.held.using(holding):
+                    if shard is not None and not shard.reading_waits and is_cheap(shard):
+                        return work(shard)
+                    return await self.off_loop(functools.partial(self._run, holding, work))
             except EnvironmentClosedError:
                 continue
             except (DamagedValueError, lmdb.Error) as error:
@@ -250,14 +255,15 @@ class Worker:
         """
         for _ in range(_LOOKUPS):
             holding = self._find(reference)
-            shard = holding.ready
-            if shard is None:
-                shard = await self.off_loop(functools.partial(self._opened, holding))
-            self.held.touch(holding)
-            try:
-                answer = shard.submit(write)
-            except EnvironmentClosedError:
-                continue
+            with self.held.using(holding):
+                shard = holding.ready
+                if shard is None:
+                    shard = await self.off_loop(functools.partial(self._opened, holding))
+                try:
+                    answer = shard.submit(write)
+                except EnvironmentClosedError:
+                    continue
+            # From here on the shard is not idle until it has answered.
             return await asyncio.wrap_future(answer)
         raise self._closing(reference)
 
@@ -279,6 +285,6 @@ class Worker:
     def _closing(self, reference: ShardReference) -> UnavailableError:
         return UnavailableError(
             f"shard {reference.shard_id} was closed {_LOOKUPS} times under the call: the worker is "
-            "stopping, or holds far more busy shards than it may open",
+            "stopping, or its disk fails",
             metadata={"shard_id": reference.shard_id},
         )

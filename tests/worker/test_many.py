@@ -1,0 +1,63 @@
+"""Many small shards on one worker: few are open at a time, all of them answer."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shoal_worker.settings import WorkerSettings
+from tests.worker.single import SingleShard, answer_of, plain, started
+
+
+def file_count() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.long)])
+async def test_many_shards_share_few_files(tmp_path: Path, count: int) -> None:
+    worker = await started(tmp_path, settings=WorkerSettings(max_open_shards=8))
+    before = file_count()
+    shards = [await SingleShard.create(worker) for _ in range(count)]
+    vectors = np.random.default_rng(1).normal(size=(100, 4))
+
+    for first in range(0, count, 20):
+        part = shards[first : first + 20]
+        await asyncio.gather(*(s.add([f"r{i}" for i in range(100)], vectors) for s in part))
+
+    for shard in shards:
+        assert answer_of(await shard.search(vectors[7], 1)).ids == [["r7"]]
+    assert sum(h.shard is not None for h in worker.held.all()) <= 8
+    # LMDB keeps three files an environment, and as many may be closing.
+    assert file_count() - before < 3 * 8 + 40
+    await worker.close()
+
+
+async def test_shards_beyond_the_memory_budget_are_closed(tmp_path: Path) -> None:
+    worker = await started(tmp_path, settings=WorkerSettings(memory_bytes=1024 * 1024))
+    shards = [await SingleShard.create(worker) for _ in range(6)]
+    vectors = np.random.default_rng(1).normal(size=(1000, 100))
+
+    for shard in shards:
+        await shard.add([f"r{i}" for i in range(1000)], vectors)
+
+    for shard in shards:
+        assert len(plain(await shard.get(limit=3))) == 3
+    assert sum(h.shard is not None for h in worker.held.all()) <= 3
+    await worker.close()
+
+
+async def test_calls_go_on_while_shards_are_closed_under_them(tmp_path: Path) -> None:
+    worker = await started(tmp_path, settings=WorkerSettings(max_open_shards=2))
+    shards = [await SingleShard.create(worker) for _ in range(4)]
+
+    async def use(shard: SingleShard, turn: int) -> None:
+        await shard.add([f"r{turn}"], [[float(turn)]])
+        assert f"r{turn}" in plain(await shard.get())
+
+    await asyncio.gather(*(use(shards[turn % 4], turn) for turn in range(100)))
+
+    assert [await shard.count() for shard in shards] == [25] * 4
+    await worker.close()
