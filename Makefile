@@ -12,8 +12,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 DATA    ?= data-local
 WORKERS ?= 2
 PORT    ?= 7700
-# What `make proto-breaking` compares with.
-BASE    ?= main
+# What `make proto-breaking` compares with: the last release.
+BASE    ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null)
 # Further arguments: `make test ARGS="-k merge -x"`.
 ARGS    ?=
 
@@ -64,7 +64,7 @@ $(OLDEST_STAMP): pyproject.toml tools/oldest-requirements.txt | $(DEV_STAMP)
 test-oldest: $(OLDEST_STAMP)  ## Run the tests on the oldest packages that the client accepts
 	$(OLDEST_VENV)/bin/python -m pytest -m "not long" $(ARGS)
 
-check: dev proto-check sync-check  ## Check format, lint, types, imports, protos and generated files
+check: dev proto-check proto-breaking sync-check  ## Check format, lint, types, imports, protos and generated files
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -88,8 +88,9 @@ proto: $(PROTO_STAMP)  ## Generate the stubs in sdk/shoal from protos/
 proto-check: $(PROTO_STAMP)  ## Fail if the committed stubs are not those of protos/
 	$(PROTO_VENV)/bin/python -m tools.generate_protos --check
 
-proto-breaking: dev  ## Fail if protos/ breaks what BASE=main promises
-	$(BIN)/buf breaking --against '.git#ref=$(BASE)'
+proto-breaking: dev  ## Fail if protos/ breaks what the last release promises (BASE=main: what main has)
+	@if [ -n "$(BASE)" ]; then echo "comparing protos/ with $(BASE)"; $(BIN)/buf breaking --against '.git#ref=$(BASE)'; \
+	else echo "there is no release yet that protos/ could break"; fi
 
 sync: dev  ## Generate the blocking client in sdk/shoal/_sync from sdk/shoal/_async
 	$(BIN)/python -m tools.generate_sync
