@@ -278,3 +278,27 @@ async def test_what_was_left_half_made_is_removed(tmp_path: Path) -> None:
 
     assert list((tmp_path / "shards").iterdir()) == []
     await worker.close()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 1, "worker_id": "x"}'])
+def test_a_damaged_identity_of_the_worker_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "worker.json").write_text(content)
+
+    with pytest.raises(DataLossError, match="is damaged"):
+        DataDirectory(tmp_path)
+
+
+def test_a_damaged_manifest_is_told(tmp_path: Path) -> None:
+    DataDirectory(tmp_path).close()
+    (tmp_path / "manifest.mdb").write_bytes(b"x" * 10_000)
+
+    with pytest.raises(DataLossError, match="cannot be opened"):
+        DataDirectory(tmp_path)
+
+
+def test_something_else_among_the_shards_is_refused(tmp_path: Path) -> None:
+    DataDirectory(tmp_path).close()
+    (tmp_path / "shards" / "photos").mkdir()
+
+    with pytest.raises(FailedPreconditionError, match="photos"):
+        DataDirectory(tmp_path)

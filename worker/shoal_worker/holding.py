@@ -105,9 +105,7 @@ class HeldShards:
         path = self._directory.shard_path(shard_id)
         try:
             if not path.is_dir():
-                raise DataLossError(
-                    f"shard {shard_id} was created on this worker and its directory {path} is gone"
-                )
+                raise self._gone(shard_id)
             identity = read_identity(path)
             self._check(identity, shard_id)
         except DataLossError as error:
@@ -123,6 +121,13 @@ class HeldShards:
                 f"the directory of shard {shard_id} belongs to shard {identity.shard_id} of worker "
                 f"{identity.worker_id} in cluster {identity.cluster_id}: it is not this worker's"
             )
+
+    def _gone(self, shard_id: UUID) -> DataLossError:
+        return DataLossError(
+            f"shard {shard_id} was created on this worker and its directory "
+            f"{self._directory.shard_path(shard_id)} is gone",
+            metadata={"shard_id": str(shard_id)},
+        )
 
     def _count(self) -> None:
         metrics.HELD_SHARDS.set(len(self._holdings))
@@ -183,11 +188,7 @@ class HeldShards:
             if shard is None:
                 path = self._directory.shard_path(holding.shard_id)
                 if not path.is_dir():
-                    raise DataLossError(
-                        f"shard {holding.shard_id} was created on this worker and its directory "
-                        f"{path} is gone",
-                        metadata={"shard_id": str(holding.shard_id)},
-                    )
+                    raise self._gone(holding.shard_id)
                 shard = holding.shard = self._open_shard(path, holding.identity)
                 with self._lock:
                     self._open[str(holding.shard_id)] = holding
@@ -259,10 +260,7 @@ class HeldShards:
             if holding.loss is not None:
                 raise holding.loss
             if not self._directory.shard_path(shard_id).is_dir():
-                raise DataLossError(
-                    f"shard {name} was created on this worker and its directory is gone",
-                    metadata={"shard_id": name},
-                )
+                raise self._gone(shard_id)
             return
         if self._directory.fate(shard_id) == ShardFate.DELETED:
             raise FailedPreconditionError(f"shard {name} was deleted: a shard's UUID is used once")
@@ -311,11 +309,14 @@ class HeldShards:
             identity = holding.identity
             if identity is None or entry.table_version <= identity.entry.table_version:
                 return
+            path = self._directory.shard_path(shard_id)
+            if not path.is_dir():
+                raise self._gone(shard_id)
             newer = ShardIdentity()
             newer.CopyFrom(identity)
             newer.entry.CopyFrom(entry)
             newer.epoch = max(identity.epoch, self._epoch_in(entry, name))
-            write_identity(self._directory.shard_path(shard_id), newer)
+            write_identity(path, newer)
             holding.identity = newer
             if holding.shard is not None:
                 holding.shard.configure(configuration_of(entry))

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
+import lmdb
+
 from shoal.errors import DataDirectoryLockedError, DataLossError, FailedPreconditionError
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal.server.crash import crash_point
@@ -79,14 +81,26 @@ class DataDirectory:
             if not self._shards.is_dir():
                 self._shards.mkdir()
                 sync_directory(path)
-            self._manifest = Environment(
-                path / _MANIFEST, ("shards",), create=True, initial_map_bytes=_MANIFEST_MAP_BYTES
-            )
-            sync_directory(path)
+            self._manifest = self._open_manifest()
             self._finish_interrupted()
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _open_manifest(self) -> Environment:
+        path = self.path / _MANIFEST
+        try:
+            manifest = Environment(
+                path, ("shards",), create=True, initial_map_bytes=_MANIFEST_MAP_BYTES
+            )
+        except lmdb.Error as error:
+            raise DataLossError(
+                f"{path} cannot be opened: {error}. Without it the worker finds its shards by "
+                "their directories: moving it away lets it start, but a shard that is gone will "
+                "then be unknown instead of lost"
+            ) from error
+        sync_directory(self.path)
+        return manifest
 
     def _locked(self) -> int:
         descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -102,20 +116,21 @@ class DataDirectory:
     def _load_or_create(self) -> tuple[UUID, UUID | None]:
         try:
             content = json.loads((self.path / _IDENTITY).read_text())
+            version, worker, cluster = (
+                content[name] for name in ("format", "worker_id", "cluster_id")
+            )
+            if version <= LAYOUT_FORMAT:
+                return UUID(worker), UUID(cluster) if cluster else None
         except FileNotFoundError:
             self._refuse_if_used()
             worker_id = uuid4()
             self._store(worker_id, None)
             return worker_id, None
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataLossError(f"{self.path / _IDENTITY} is damaged: {error}") from error
-        if content["format"] > LAYOUT_FORMAT:
-            raise FailedPreconditionError(
-                f"data directory {self.path} has format {content['format']}, this release reads "
-                f"{LAYOUT_FORMAT}"
-            )
-        cluster = content["cluster_id"]
-        return UUID(content["worker_id"]), UUID(cluster) if cluster else None
+        raise FailedPreconditionError(
+            f"data directory {self.path} has format {version}, this release reads {LAYOUT_FORMAT}"
+        )
 
     def _refuse_if_used(self) -> None:
         present = sorted(p.name for p in self.path.iterdir() if p.name != _LOCK)
@@ -228,12 +243,20 @@ class DataDirectory:
             if path.name.startswith((_ASIDE_NEW, _ASIDE_GONE)):
                 shutil.rmtree(path)
                 continue
-            shard_id = UUID(path.name)
+            shard_id = self._shard_id_of(path)
             fate = self.fate(shard_id)
             if fate == ShardFate.DELETED:
                 self._remove(shard_id)
             elif fate == ShardFate.UNKNOWN:
                 self._adopt(shard_id, path)
+
+    def _shard_id_of(self, path: Path) -> UUID:
+        try:
+            return UUID(path.name)
+        except ValueError as error:
+            raise FailedPreconditionError(
+                f"{path} is not a shard's directory: remove it from there"
+            ) from error
 
     def _adopt(self, shard_id: UUID, path: Path) -> None:
         identity = read_identity(path)

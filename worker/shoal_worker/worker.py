@@ -46,6 +46,11 @@ __all__ = ["Worker"]
 
 _T = TypeVar("_T")
 
+_SLOW_FROM: Final = 0.5
+_SLOWEST_S: Final = 0.5
+"""From half of the backlog's bound on an answer waits, half a second at the bound: a writer of
+batches of 1,000 then comes to fewer vectors a second than the builder takes in."""
+
 _LOOKUPS: Final = 5
 """How often a call looks a shard up that is closed under it each time, before it gives up."""
 
@@ -264,8 +269,16 @@ class Worker:
                 except EnvironmentClosedError:
                     continue
             # From here on the shard is not idle until it has answered.
-            return await asyncio.wrap_future(answer)
+            response = await asyncio.wrap_future(answer)
+            await self._slow_down(shard)
+            return response
         raise self._closing(reference)
+
+    async def _slow_down(self, shard: Shard) -> None:
+        """Hold back a writer's answer as the backlog fills, so that few are ever refused."""
+        excess = shard.backlog_ratio - _SLOW_FROM
+        if excess > 0:
+            await asyncio.sleep(min(1.0, excess / (1 - _SLOW_FROM)) * _SLOWEST_S)
 
     def _find(self, reference: ShardReference) -> Holding:
         return self.held.find(reference.collection_id, reference.shard_id, reference.epoch)
