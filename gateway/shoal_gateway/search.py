@@ -1,10 +1,13 @@
-"""Searching: one call to each worker, and the merge of what their shards found."""
+"""Searching: one call to each worker for the queries that arrive together, and the merge of what
+their shards found.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -16,10 +19,10 @@ from shoal.v1 import record_service_pb2, value_pb2
 from shoal.wire.limits import Limits
 from shoal.wire.validation import check_record_ids, invalid, shown
 from shoal.wire.vectors import decode_vectors, vectors_of
-from shoal_gateway.columns import gather
-from shoal_gateway.fanout import FanOut, ShardAnswers
+from shoal_gateway.answers import Answer
+from shoal_gateway.batching import Batcher, Part
+from shoal_gateway.fanout import FanOut
 from shoal_gateway.filters import Filters, Wanted
-from shoal_gateway.merge import Matches, merge_matches
 from shoal_gateway.routing import Router
 from shoal_gateway.table import CollectionRoute
 from shoal_gateway.writes import check_dimension
@@ -72,6 +75,36 @@ def unsearched(failures: Mapping[str, ShoalError]) -> list[record_service_pb2.Un
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Parameters:
+    """Everything that decides a search but its query vectors.
+
+    Equal if, and only if, two calls may travel in one batch.
+    """
+
+    route: CollectionRoute = field(compare=False)
+    filters: Filters = field(compare=False)
+    n_results: int
+    columns: tuple[value_pb2.Include.ValueType, ...]
+    dimension: int
+    key: tuple[object, ...]
+
+    @classmethod
+    def of(
+        cls,
+        route: CollectionRoute,
+        filters: Filters,
+        n_results: int,
+        columns: Sequence[value_pb2.Include.ValueType],
+        dimension: int,
+    ) -> Self:
+        # A route by its version, for a batch goes by the route of its first call.
+        key: tuple[object, ...] = (route.collection_id, route.entry.table_version)
+        if filters:
+            key += tuple(filters.digest_parts())
+        return cls(route, filters, n_results, tuple(columns), dimension, key)
+
+
 class Searcher:
     """Answers queries.
 
@@ -87,6 +120,7 @@ class Searcher:
         self._fan_out = fan_out
         self._clock = clock
         self._limits = limits
+        self._batcher: Batcher[_Parameters, Answer] = Batcher(self._send, fan_out.start)
 
     async def query(
         self, request: record_service_pb2.QueryRequest, context: CallContext
@@ -113,11 +147,28 @@ class Searcher:
             # better if its table lags.
             if route.dimension:
                 check_dimension(route, queries.dimension, "query_vectors.dimension")
-        wanted = Wanted.of(route, filters, ids)
         context.check()
-        found = await self._ask(route, wanted, queries, request, columns, context)
-        response = _merged(found, count, request.n_results, wants_distances, request.explain)
-        response.unsearched_shards.extend(unsearched(found.failures))
+        parameters = _Parameters.of(route, filters, request.n_results, columns, queries.dimension)
+        if ids is None and not request.allow_partial and not request.explain:
+            part = await self._batcher.ask(
+                parameters, queries.values, count, request.n_results, context
+            )
+        else:
+            # What is asked about this call alone is answered alone: its records, its patience for
+            # shards that are slow, its plan.
+            wanted = Wanted.of(route, filters, ids)
+            part = Part(
+                await self._ask(
+                    parameters, wanted, queries, count, context, allow_partial=request.allow_partial
+                ),
+                0,
+            )
+        response = part.answer.response(
+            part.first, count, distances=wants_distances, explain=request.explain
+        )
+        failures = part.answer.found.failures
+        if failures:
+            response.unsearched_shards.extend(unsearched(failures))
         self._check_size(response, columns)
         if request.explain:
             response.plan.gateway_seconds = time.perf_counter() - begin
@@ -200,30 +251,44 @@ class Searcher:
         block = np.stack([rows[record_id] for record_id in query_ids])
         return value_pb2.VectorBlock(dimension=block.shape[1], values=block.tobytes())
 
+    async def _send(
+        self, parameters: _Parameters, vectors: bytes, count: int, context: CallContext
+    ) -> Answer:
+        """Answer a batch."""
+        return await self._ask(
+            parameters,
+            Wanted.of(parameters.route, parameters.filters, None),
+            value_pb2.VectorBlock(dimension=parameters.dimension, values=vectors),
+            count,
+            context,
+        )
+
     async def _ask(
         self,
-        route: CollectionRoute,
+        parameters: _Parameters,
         wanted: Wanted,
         queries: value_pb2.VectorBlock,
-        request: record_service_pb2.QueryRequest,
-        columns: Sequence[value_pb2.Include.ValueType],
+        count: int,
         context: CallContext,
-    ) -> ShardAnswers[worker_service_pb2.ShardMatches]:
+        *,
+        allow_partial: bool = False,
+    ) -> Answer:
         def ask(stub: Any, shards: Any) -> tuple[Any, Any]:
             search = worker_service_pb2.SearchShardsRequest(
                 shards=[shard.reference for shard in shards],
                 queries=queries,
-                limit=request.n_results,
+                limit=parameters.n_results,
                 ids=wanted.ids(shards),
-                include=columns,
+                include=parameters.columns,
                 clock=self._clock.now(),
             )
             wanted.filters.put_into(search)
             return stub.SearchShards, search
 
-        return await self._fan_out.read(
-            route, wanted.shards, ask, context, allow_partial=request.allow_partial
+        found = await self._fan_out.read(
+            parameters.route, wanted.shards, ask, context, allow_partial=allow_partial
         )
+        return Answer(found, count, parameters.n_results)
 
     def _check_size(
         self,
@@ -242,50 +307,3 @@ class Searcher:
                 "n_results in one call",
                 metadata={"limit": "max_answer_bytes", "value": str(size)},
             )
-
-
-def _merged(
-    found: ShardAnswers[worker_service_pb2.ShardMatches],
-    query_count: int,
-    n_results: int,
-    wants_distances: bool,
-    explain: bool,
-) -> worker_service_pb2.QueryResponse:
-    """Merge the shards' matches."""
-    answers = found.answers
-    if not answers:
-        return worker_service_pb2.QueryResponse(match_counts=[0] * query_count)
-    distances = [np.frombuffer(answer.distances, "<f8") for answer in answers]
-    sources = np.zeros(len(distances[0]), np.intp)
-    if len(answers) == 1:
-        response = worker_service_pb2.QueryResponse(
-            match_counts=answers[0].match_counts, records=answers[0].records
-        )
-        ordered = distances[0]
-    else:
-        picks = merge_matches(
-            [_matches(answer, own) for answer, own in zip(answers, distances, strict=True)],
-            n_results,
-        )
-        response = worker_service_pb2.QueryResponse(
-            match_counts=picks.counts.tolist(),
-            records=gather([answer.records for answer in answers], picks),
-        )
-        starts = np.cumsum([0, *(len(own) for own in distances[:-1])])
-        sources = picks.sources
-        ordered = np.concatenate(distances)[starts[sources] + picks.items]
-    if wants_distances:
-        response.distances.extend(ordered.tolist())
-    if explain:
-        response.plan.shards.extend(answer.plan for answer in answers)
-        response.plan.match_shards.extend(sources.tolist())
-    return response
-
-
-def _matches(answer: worker_service_pb2.ShardMatches, distances: Any) -> Matches:
-    return Matches(
-        np.array(answer.match_counts, np.int64),
-        distances,
-        np.frombuffer(answer.ordinals, "<u8"),
-        list(answer.records.ids),
-    )
