@@ -22,6 +22,7 @@ CALLERS = 8
 ROUND_S = 2.0
 _LOAD_BATCH = 1_000
 _BUILD_TIMEOUT_S = 600.0
+_SETTLED_POLLS = 30
 
 
 def raw_index(dataset: Dataset) -> Index:
@@ -61,13 +62,18 @@ def fresh_count(collection: shoal.Collection) -> int:
 
 
 def wait_until_built(collection: shoal.Collection) -> int:
-    """Wait until the graphs take in no more, and give the records that stay outside."""
+    """Wait until the graphs take in no more, and give the records that stay outside.
+
+    A few may stay: a graph takes in what is worth a build. So it is over when the rest is small and
+    has not changed for a while.
+    """
     deadline = time.monotonic() + _BUILD_TIMEOUT_S
+    small = collection.count() // 5
     count, same = fresh_count(collection), 0
-    while count and same < 30 and time.monotonic() < deadline:
+    while count and same < _SETTLED_POLLS and time.monotonic() < deadline:
         time.sleep(0.1)
         before, count = count, fresh_count(collection)
-        same = same + 1 if count == before else 0
+        same = same + 1 if count == before and count < small else 0
     return count
 
 
