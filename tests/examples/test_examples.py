@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from examples.run import EXAMPLES, Example, differences, local_cluster
+from tests.examples.losing_gateway import losing_gateway
 
 # Those whose dependencies are fetched and built in seconds, and which CI therefore runs.
 QUICK = ("python", "typescript")
@@ -19,24 +20,38 @@ def address() -> Iterator[str]:
         yield started
 
 
-@pytest.mark.cluster
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    "example",
-    [
-        pytest.param(e, id=e.language, marks=[] if e.language in QUICK else [pytest.mark.long])
-        for e in EXAMPLES
-    ],
-)
-def test_an_example_prints_what_all_print(example: Example, address: str) -> None:
+ALL = [
+    pytest.param(e, id=e.language, marks=[] if e.language in QUICK else [pytest.mark.long])
+    for e in EXAMPLES
+]
+
+
+def made(example: Example) -> Example:
     missing = example.missing_tools()
     if missing:
         pytest.skip(f"{' and '.join(missing)} not found")
-
     example.make()
-    printed = example.run(address)
+    return example
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("example", ALL)
+def test_an_example_prints_what_all_print(example: Example, address: str) -> None:
+    printed = made(example).run(address)
 
     assert not differences(printed)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("example", ALL)
+def test_an_example_asks_again_when_an_answer_was_lost(example: Example, address: str) -> None:
+    with losing_gateway(address) as (losing_address, gateway):
+        printed = made(example).run(losing_address)
+
+    assert not differences(printed)
+    assert gateway.lost_count > 20
 
 
 def test_each_language_has_its_files_and_instructions() -> None:

@@ -84,9 +84,13 @@ impl Walk {
 
     async fn connect(&mut self) -> Result<(), Status> {
         // A deadline of its own; the other calls have the one of the interceptor.
-        let mut request = Request::new(HeartbeatRequest {});
-        request.set_timeout(Duration::from_secs(5));
-        self.clients.admin.heartbeat(request).await?;
+        retry(|| {
+            let mut admin = self.clients.admin.clone();
+            let mut request = Request::new(HeartbeatRequest {});
+            request.set_timeout(Duration::from_secs(5));
+            async move { admin.heartbeat(request).await }
+        })
+        .await?;
         println!("connected: the cluster is ready");
         let limits = retry(|| {
             let mut admin = self.clients.admin.clone();
