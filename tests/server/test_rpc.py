@@ -275,6 +275,24 @@ async def test_a_cancelled_call_stops_the_service(sockets: Cluster) -> None:
         contexts[0].check()
 
 
+async def test_a_cancelled_caller_leaves_the_call_to_its_deadline(sockets: Cluster) -> None:
+    ended = asyncio.Event()
+
+    async def answer(request: object, context: rpc.CallContext) -> None:
+        await asyncio.sleep(0.3)
+        context.check()
+        ended.set()
+
+    stub = await sockets.stub(answer)
+    task = asyncio.create_task(rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(5):
+        await ended.wait()
+
+
 async def test_an_unreachable_address_is_named(unused_tcp_port: int) -> None:
     address = f"127.0.0.1:{unused_tcp_port}"
     async with rpc.channel(address) as channel:

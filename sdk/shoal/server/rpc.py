@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import grpc
@@ -187,7 +187,10 @@ async def call(
     if request_id is not None:
         metadata = (*metadata, (REQUEST_ID_KEY, request_id))
     try:
-        return await method(request, timeout=timeout_s, metadata=tuple(metadata))
+        local: object = method
+        if isinstance(local, _LocalUnary):
+            return cast("_Response", await local(request, timeout=timeout_s, metadata=metadata))
+        return await _uncancelled(method(request, timeout=timeout_s, metadata=tuple(metadata)))
     except grpc.aio.AioRpcError as error:
         raise _decoded(error, address, timeout_s) from None
     except grpc.aio.UsageError:
@@ -202,6 +205,25 @@ async def call(
                 f"the channel to {address} was closed during the call",
                 metadata={"address": address},
             ) from None
+        raise
+
+
+async def _uncancelled(answer: Awaitable[_Response]) -> _Response:
+    """Wait for a gRPC call without cancelling it if the caller is cancelled.
+
+    A call that is cancelled while its answer is awaited leaves 12 KB behind, each time (measured
+    with grpcio 1.85). It has a deadline, and its answer is mostly on its way: it ends by itself.
+    """
+
+    async def wait() -> _Response:
+        return await answer
+
+    waiting = asyncio.ensure_future(wait())
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        # Whatever becomes of it, nobody wants to know.
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise
 
 
