@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,8 @@ STOP_TIMEOUT_S: Final = 30
 _BUILT: Final = frozenset({".venv", "gen", "node_modules", "dist", "target", "walk", ".built"})
 
 Command = Sequence[str]
+Environment = Mapping[str, str]
+NOTHING: Final[Environment] = {}
 
 
 class ExampleError(Exception):
@@ -76,19 +78,23 @@ class Example:
         if stamp.exists() and stamp.read_text() == wanted:
             return
         for command in self.build:
-            self._run(command, BUILD_TIMEOUT_S, {})
+            self._run(command, BUILD_TIMEOUT_S, NOTHING)
         # Generators and package managers may have written to their lock files.
         stamp.write_text(self._digest())
 
-    def run(self, address: str) -> str:
+    def run(self, address: str, environment: Environment = NOTHING) -> str:
         """Run it against a cluster, and give what it printed.
+
+        Args:
+            address: host:port of a gateway.
+            environment: `SHOAL_TLS_CA` and `SHOAL_API_KEY`, where the cluster wants them.
 
         Raises:
             ExampleError: It failed.
         """
-        return self._run(self.walk, WALK_TIMEOUT_S, {"SHOAL_ADDRESS": address})
+        return self._run(self.walk, WALK_TIMEOUT_S, {**environment, "SHOAL_ADDRESS": address})
 
-    def _run(self, command: Command, timeout_s: float, environment: dict[str, str]) -> str:
+    def _run(self, command: Command, timeout_s: float, environment: Environment) -> str:
         try:
             done = subprocess.run(
                 command,
@@ -183,8 +189,12 @@ def differences(printed: str) -> str:
 
 
 @contextlib.contextmanager
-def local_cluster() -> Iterator[str]:
-    """Run a cluster on this machine, and give the address of its gateway."""
+def local_cluster(environment: Environment = NOTHING) -> Iterator[str]:
+    """Run a cluster on this machine, and give the address of its gateway.
+
+    Args:
+        environment: Further settings.
+    """
     with tempfile.TemporaryDirectory(prefix="shoal-examples-") as folder:
         log_path = Path(folder, "log")
         with log_path.open("w+") as log:
@@ -193,6 +203,7 @@ def local_cluster() -> Iterator[str]:
                     *(sys.executable, "-m", "shoal_local", "up"),
                     *(f"--data={folder}/data", "--workers=2", "--port=0"),
                 ],
+                env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -210,7 +221,8 @@ def _address_in(log_path: Path, process: subprocess.Popen[bytes]) -> str:
     while time.monotonic() < give_up_at and process.poll() is None:
         lines = log_path.read_text(encoding="utf-8").splitlines()
         if "ready" in lines:
-            return next(line.split()[1] for line in lines if line.startswith("gateway "))
+            gateway = next(line.split()[1] for line in lines if line.startswith("gateway "))
+            return f"localhost:{gateway.rpartition(':')[2]}"
         time.sleep(0.1)
     raise ExampleError(f"the cluster did not start:\n{log_path.read_text(encoding='utf-8')}")
 

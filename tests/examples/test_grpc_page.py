@@ -14,7 +14,6 @@ from typing import NamedTuple
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from examples.run import local_cluster
 from shoal import errors
 from shoal.v1 import admin_service_pb2, collection_service_pb2, record_service_pb2
 
@@ -37,12 +36,6 @@ def blocks() -> list[Block]:
         Block(text[: found.start()].count("\n") + 1, found[1], found[2])
         for found in _BLOCK.finditer(text)
     ]
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with local_cluster() as started:
-        yield started
 
 
 @pytest.mark.cluster
