@@ -86,6 +86,9 @@ def make_plan(up: UpSettings, directory: DataDirectory, environment: Mapping[str
         coordinator = _read("coordinator", CoordinatorSettings, flags["coordinator"], inherited)
     flags["gateway"] += ["--host", wished.host]
     flags["gateway"] += _port_flags(public, health, metrics)
+    if "SHOAL_CONFIG" in environment:
+        # Where all roles share this process, its environment may not say so.
+        flags["gateway"].append(f"--config={environment['SHOAL_CONFIG']}")
     gateway = _read("gateway", GatewaySettings, flags["gateway"], inherited)
     children: list[ChildPlan] = []
     if up.workers:
