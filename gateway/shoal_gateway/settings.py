@@ -122,7 +122,7 @@ class GatewaySettings(RoleSettings):
         """
         if self.tls_cert is None or self.tls_key is None:
             return None
-        return Certificates(self.tls_cert, self.tls_key, self.tls_client_ca)
+        return Certificates(self.tls_cert, self.tls_key, self.tls_client_ca, use="public")
 
     @property
     def limits(self) -> Limits:

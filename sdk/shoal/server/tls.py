@@ -13,13 +13,14 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import grpc
 import structlog
 
 from shoal.errors import InvalidArgumentError
 from shoal.server import metrics
+from shoal.server.certificate_expiry import expiry_of
 
 __all__ = ["Certificates", "ChannelTls"]
 
@@ -30,6 +31,12 @@ _LOOK_EVERY_S: Final = 1.0
 
 _loads: Final = metrics.counter(
     "shoal_tls_loads", "Times that changed certificate files were read.", ("outcome",)
+)
+
+_expiry: Final = metrics.gauge(
+    "shoal_certificate_expiry_timestamp_seconds",
+    "When the first certificate of a chain that this process shows ends, seconds since 1970.",
+    ("use",),
 )
 
 _Stamp = tuple[tuple[int, int, int], ...]
@@ -62,15 +69,24 @@ class Certificates:
         key: PEM file with its private key, not encrypted.
         authorities: PEM file with the authorities that the other side's certificate must come
             from. As a server: None asks for no certificate.
+        use: What for, for metrics.
 
     Raises:
         InvalidArgumentError: A file cannot be read, or the key is not the certificate's.
     """
 
-    def __init__(self, chain: Path, key: Path, authorities: Path | None = None) -> None:
+    def __init__(
+        self,
+        chain: Path,
+        key: Path,
+        authorities: Path | None = None,
+        *,
+        use: Literal["public", "cluster"] = "cluster",
+    ) -> None:
         self._chain = chain
         self._key = key
         self._authorities = authorities
+        self._use = use
         self._lock = threading.Lock()
         # Guarded by the lock.
         self._stamp = self._look()
@@ -148,6 +164,9 @@ class Certificates:
                 raise InvalidArgumentError(
                     f"{self._authorities} holds no authorities' certificates in PEM: {error}"
                 ) from None
+        end = expiry_of(loaded.chain)
+        if end is not None:
+            _expiry.labels(self._use).set(end)
         return loaded
 
 
