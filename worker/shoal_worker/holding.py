@@ -28,7 +28,8 @@ from shoal_worker.identity import (
     write_identity,
 )
 from shoal_worker.layout import DataDirectory, ShardFate
-from shoal_worker.shard import Shard, create_records
+from shoal_worker.loading import create_records
+from shoal_worker.shard import Shard
 
 __all__ = ["HeldShards", "Holding"]
 

@@ -8,24 +8,27 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
-import numpy as np
-import numpy.typing as npt
-
 from shoal.errors import InvalidArgumentError, ShoalError
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal.server.rpc import CallContext
-from shoal.v1.filter_pb2 import Where, WhereDocument
 from shoal.v1.record_service_pb2 import SearchMethod, ShardPlan
-from shoal.v1.value_pb2 import IdList, Include, StringColumn, VectorBlock
 from shoal.wire.vectors import decode_vectors
 from shoal_worker import metrics
-from shoal_worker.columns import Column, Columns, packed_ordinals
+from shoal_worker.columns import packed_ordinals
 from shoal_worker.matching import Selection
+from shoal_worker.messages import (
+    decode_filters,
+    decode_include,
+    decode_selection,
+    decode_write,
+    encode_columns,
+    encode_error,
+    encode_matches,
+)
 from shoal_worker.reading import PageRequest, count, page
-from shoal_worker.search import Matches, Method, Search, search
+from shoal_worker.search import Method, Search, search
 from shoal_worker.shard import Shard
-from shoal_worker.writes import Deletion, Patch, Put, PutKind, Write
 
 if TYPE_CHECKING:
     from shoal_worker.worker import Worker
@@ -42,17 +45,6 @@ _SCAN_US_PER_CELL: Final = 0.0003
 """What a search costs: 200 µs for a walk with 100 candidates, and 0.3 ns for a number of the fresh
 set."""
 
-_KINDS: Final = {
-    pb.WRITE_KIND_ADD: PutKind.ADD,
-    pb.WRITE_KIND_UPSERT: PutKind.UPSERT,
-    pb.WRITE_KIND_UPDATE: PutKind.UPDATE,
-}
-_COLUMNS: Final = {
-    Include.INCLUDE_DOCUMENTS: Column.DOCUMENTS,
-    Include.INCLUDE_METADATAS: Column.METADATAS,
-    Include.INCLUDE_VECTORS: Column.VECTORS,
-    Include.INCLUDE_URIS: Column.URIS,
-}
 _METHODS: Final = {
     Method.NOTHING: SearchMethod.SEARCH_METHOD_NOTHING,
     Method.EXACT: SearchMethod.SEARCH_METHOD_EXACT,
@@ -74,7 +66,7 @@ class ShardDataService:
     ) -> pb.WriteShardResponse:
         """Apply one shard's part of a write."""
         context.check()
-        return await self._worker.write(request.shard, _decode_write(request))
+        return await self._worker.write(request.shard, decode_write(request))
 
     async def search_shards(
         self, request: pb.SearchShardsRequest, context: CallContext
@@ -82,8 +74,8 @@ class ShardDataService:
         """Search shards of this worker."""
         self._worker.clock.merge(request.clock)
         queries = decode_vectors(request.queries, None, field="queries")
-        include = _decode_include(request.include)
-        selection = _decode_selection(request)
+        include = decode_include(request.include)
+        selection = decode_selection(request)
 
         def run(shard: Shard) -> pb.ShardMatches:
             begin = time.perf_counter()
@@ -112,7 +104,7 @@ class ShardDataService:
                 seconds=seconds,
                 sequence=state.meta.sequence,
             )
-            return _encode_matches(matches, queries.shape[1], plan)
+            return encode_matches(matches, queries.shape[1], plan)
 
         def is_cheap(shard: Shard) -> bool:
             if not selection.is_everything:
@@ -134,14 +126,14 @@ class ShardDataService:
         """Read records in order of insertion."""
         self._worker.clock.merge(request.clock)
         page_request = PageRequest(
-            selection=_decode_selection(request, request.id_prefix),
+            selection=decode_selection(request, request.id_prefix),
             after=(
                 (request.after.ordinal, request.after.id) if request.HasField("after") else None
             ),
             offset=request.offset,
             limit=request.limit,
             max_bytes=request.max_bytes or self._worker.settings.max_answer_bytes,
-            include=_decode_include(request.include),
+            include=decode_include(request.include),
             ordinals_only=request.ordinals_only,
             check=context.check,
         )
@@ -151,7 +143,7 @@ class ShardDataService:
                 found = page(pinned, page_request)
                 dimension = pinned.state.meta.dimension
             return pb.ShardRecords(
-                records=_encode_columns(found.columns, dimension),
+                records=encode_columns(found.columns, dimension),
                 ordinals=packed_ordinals(found.columns.ordinals),
                 more=found.more,
                 sequence=found.sequence,
@@ -167,7 +159,7 @@ class ShardDataService:
     ) -> pb.CountShardsResponse:
         """Count records."""
         self._worker.clock.merge(request.clock)
-        selection = Selection(None, *_decode_filters(request))
+        selection = Selection(None, *decode_filters(request))
 
         def run(shard: Shard) -> pb.ShardCount:
             with shard.pin() as pinned:
@@ -265,7 +257,7 @@ class ShardControlService:
         if identity is None:
             assert loss is not None
             return pb.ShardDescription(
-                shard_id=loss.metadata.get("shard_id", ""), error=_encode_error(loss)
+                shard_id=loss.metadata.get("shard_id", ""), error=encode_error(loss)
             )
         reference = pb.ShardReference(
             collection_id=identity.entry.collection.id,
@@ -289,143 +281,5 @@ class ShardControlService:
         try:
             return await self._worker.read(reference, describe, lambda _: False)
         except ShoalError as error:
-            description.error.CopyFrom(_encode_error(error))
+            description.error.CopyFrom(encode_error(error))
             return description
-
-
-# Decoding.
-
-
-def _decode_write(request: pb.WriteShardRequest) -> Write:
-    operation: Put | Deletion | Patch
-    match request.WhichOneof("operation"):
-        case "put":
-            operation = _decode_put(request.put)
-        case "delete":
-            delete = request.delete
-            operation = Deletion(
-                list(delete.ids.values) if delete.HasField("ids") else None,
-                *_decode_filters(delete),
-                delete.limit if delete.HasField("limit") else None,
-            )
-        case "patch":
-            patch = request.patch
-            operation = Patch(*_decode_filters(patch), patch.metadata.SerializeToString())
-        case _:
-            raise InvalidArgumentError("a write has no operation")
-    return Write(
-        write_id=request.write_id,
-        digest=request.digest,
-        first_ordinal=request.first_ordinal,
-        dimension=request.dimension,
-        operation=operation,
-        size_bytes=request.ByteSize(),
-    )
-
-
-def _decode_put(put: pb.PutRecords) -> Put:
-    records = put.records
-    ids = list(records.ids)
-    count = len(ids)
-    if put.kind not in _KINDS:
-        raise InvalidArgumentError(f"the kind of write {put.kind} is not known")
-    positions = list(put.positions) or list(range(count))
-    metadatas = list(records.metadatas) or None
-    for name, length in (
-        ("positions", len(positions)),
-        ("metadatas", len(metadatas) if metadatas else count),
-    ):
-        if length != count:
-            raise InvalidArgumentError(f"{name} has {length} entries for {count} IDs")
-    return Put(
-        kind=_KINDS[put.kind],
-        ids=ids,
-        positions=positions,
-        vectors=(decode_vectors(records.vectors, count) if records.HasField("vectors") else None),
-        metadatas=metadatas,
-        documents=_decode_strings(records.documents, count, "documents")
-        if records.HasField("documents")
-        else None,
-        uris=_decode_strings(records.uris, count, "uris") if records.HasField("uris") else None,
-    )
-
-
-def _decode_strings(column: StringColumn, count: int, name: str) -> list[str | None]:
-    values: list[str | None] = list(column.values)
-    if len(values) != count:
-        raise InvalidArgumentError(f"{name} has {len(values)} entries for {count} IDs")
-    for position in column.absent:
-        if position >= count:
-            raise InvalidArgumentError(f"{name}.absent names position {position} of {count}")
-        values[position] = None
-    return values
-
-
-_Filtered = (
-    pb.DeleteRecords
-    | pb.PatchRecords
-    | pb.SearchShardsRequest
-    | pb.GetFromShardsRequest
-    | pb.CountShardsRequest
-)
-
-
-def _decode_filters(request: _Filtered) -> tuple[Where | None, WhereDocument | None]:
-    return (
-        request.where if request.HasField("where") else None,
-        request.where_document if request.HasField("where_document") else None,
-    )
-
-
-def _decode_selection(
-    request: pb.SearchShardsRequest | pb.GetFromShardsRequest, id_prefix: str = ""
-) -> Selection:
-    ids: IdList | None = request.ids if request.HasField("ids") else None
-    where, where_document = _decode_filters(request)
-    return Selection(
-        list(ids.values) if ids is not None else None, where, where_document, id_prefix
-    )
-
-
-def _decode_include(include: Sequence[Include.ValueType]) -> frozenset[Column]:
-    return frozenset(_COLUMNS[i] for i in include if i in _COLUMNS)
-
-
-# Encoding.
-
-
-def _encode_error(error: ShoalError) -> pb.ShardError:
-    return pb.ShardError(
-        code=error.code, reason=error.reason, message=error.message, metadata=error.metadata
-    )
-
-
-def _encode_matches(matches: Matches, dimension: int, plan: ShardPlan) -> pb.ShardMatches:
-    distances: npt.NDArray[np.float64] = matches.distances
-    return pb.ShardMatches(
-        match_counts=matches.counts,
-        records=_encode_columns(matches.columns, dimension),
-        distances=distances.astype("<f8", copy=False).tobytes(),
-        ordinals=packed_ordinals(matches.columns.ordinals),
-        plan=plan,
-    )
-
-
-def _encode_columns(columns: Columns, dimension: int) -> pb.RecordColumns:
-    encoded = pb.RecordColumns(ids=columns.ids)
-    if columns.vectors is not None:
-        encoded.vectors.CopyFrom(VectorBlock(dimension=dimension, values=b"".join(columns.vectors)))
-    if columns.metadatas is not None:
-        encoded.metadatas.extend(columns.metadatas)
-    if columns.documents is not None:
-        encoded.documents.CopyFrom(_encode_strings(columns.documents))
-    if columns.uris is not None:
-        encoded.uris.CopyFrom(_encode_strings(columns.uris))
-    return encoded
-
-
-def _encode_strings(values: Sequence[str | None]) -> StringColumn:
-    return StringColumn(
-        values=[value or "" for value in values],
-        absent=[i for i, value in enumerate(values) if value is None],
-    )

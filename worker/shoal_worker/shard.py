@@ -22,14 +22,12 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from uuid import UUID
 
 import lmdb
 import structlog
 
 from shoal.errors import (
     DataLossError,
-    FailedPreconditionError,
     OverloadedError,
     ShoalError,
     UnavailableError,
@@ -40,24 +38,21 @@ from shoal.server.clock import HybridClock
 from shoal.server.crash import crash_point
 from shoal_worker import metrics
 from shoal_worker.checkpoint_files import checkpoint_path, remove_checkpoints_except
-from shoal_worker.checkpoints import newest_checkpoint
 from shoal_worker.commit import Commit, Committer
 from shoal_worker.environment import (
     INITIAL_MAP_BYTES,
-    Environment,
     EnvironmentClosedError,
 )
-from shoal_worker.fresh import FRESH_OVERHEAD_BYTES, FreshWriter
+from shoal_worker.fresh import FRESH_OVERHEAD_BYTES
 from shoal_worker.graph import DamagedCheckpointError, Graph
 from shoal_worker.identity import Configuration, configuration_of
-from shoal_worker.layout import RECORDS_FILE
+from shoal_worker.loading import data_loss, load
 from shoal_worker.log import Log
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.state import Pinned, Publication, State
-from shoal_worker.store import DATABASES, FORMAT, Meta, Store
 from shoal_worker.writes import Write
 
-__all__ = ["Shard", "create_records"]
+__all__ = ["Shard"]
 
 _logger = structlog.get_logger(__name__)
 
@@ -76,19 +71,6 @@ MAX_BACKLOG_BYTES: Final = 1024 * 1024 * 1024
 
 _MINIMUM_FREE_BYTES: Final = 64 * 1024 * 1024
 """Disk that a group of writes leaves free besides four times its own size: LMDB copies pages."""
-
-_LOAD_STEP: Final = 4096
-
-
-def create_records(directory: Path, cluster_id: UUID, shard_id: UUID) -> None:
-    """Make the empty records of a new shard, durable."""
-    environment = Environment(directory / RECORDS_FILE, DATABASES, create=True)
-    try:
-        store = Store(environment)
-        meta = Meta(FORMAT, 0, 0, 1, 0, 0, 0, 0, 0, cluster_id, shard_id)
-        environment.write(lambda txn: store.put_meta(txn, meta))
-    finally:
-        environment.close()
 
 
 @dataclass(slots=True)
@@ -131,16 +113,13 @@ class Shard:
         self._clock = clock
         self._executor = executor
         self._changed = changed
-        self._environment = self._open(initial_map_bytes)
-        try:
-            self.store = Store(self._environment)
-            self._log = Log(self._environment)
-            self._committer = Committer(self.store, self._log, clock, self.shard_id)
-            self._fresh = FreshWriter()
-            self._publication = Publication(self._load(UUID(identity.cluster_id)))
-        except BaseException:
-            self._environment.close()
-            raise
+        loaded = load(directory, identity, self.configuration, initial_map_bytes)
+        self._environment = loaded.environment
+        self.store = loaded.store
+        self._fresh = loaded.fresh
+        self._publication = Publication(loaded.state)
+        self._committer = Committer(self.store, Log(self._environment), clock, self.shard_id)
+        clock.merge(loaded.state.meta.last_ordinal)
         self._lock = threading.Lock()
         self._queue: deque[_Waiting] = deque()  # guarded by _lock
         self._queued_bytes = 0  # guarded by _lock
@@ -150,88 +129,8 @@ class Shard:
         self._drained = threading.Condition(self._lock)
         self.failed = False  # a commit failed: what is on disk is unknown until it is opened anew
 
-    # Opening.
-
-    def _open(self, initial_map_bytes: int) -> Environment:
-        try:
-            return Environment(
-                self.directory / RECORDS_FILE,
-                DATABASES,
-                create=False,
-                initial_map_bytes=initial_map_bytes,
-            )
-        except FileNotFoundError as error:
-            raise self._data_loss("its records are gone") from error
-        except lmdb.Error as error:
-            raise self._data_loss(f"its records cannot be opened: {error}") from error
-
     def _data_loss(self, what: str) -> DataLossError:
-        return DataLossError(
-            f"shard {self.shard_id} of collection {self.collection_id}: {what}",
-            metadata={"shard_id": self.shard_id, "collection_id": self.collection_id},
-        )
-
-    def _load(self, cluster_id: UUID) -> State:
-        try:
-            with self._environment.read() as txn:
-                meta = self.store.meta(txn)
-            self._check(meta, cluster_id)
-            graph = self._load_graph(meta)
-            self._load_fresh(meta, graph)
-        except (DamagedValueError, lmdb.Error) as error:
-            raise self._data_loss(str(error)) from error
-        self._clock.merge(meta.last_ordinal)
-        return State(meta, graph, self._fresh.snapshot(meta.sequence))
-
-    def _check(self, meta: Meta, cluster_id: UUID) -> None:
-        if meta.format > FORMAT:
-            raise FailedPreconditionError(
-                f"shard {self.shard_id} has format {meta.format}, this release reads {FORMAT}"
-            )
-        if str(meta.shard_id) != self.shard_id or meta.cluster_id != cluster_id:
-            raise self._data_loss(
-                f"its records are those of shard {meta.shard_id} of cluster {meta.cluster_id}"
-            )
-
-    def _load_graph(self, meta: Meta) -> Graph | None:
-        if not meta.dimension:
-            return None
-        graph, refused = newest_checkpoint(
-            self.directory,
-            self.configuration.fit,
-            self.shard_id,
-            meta.dimension,
-            meta.sequence,
-            self.configuration.ef_search,
-        )
-        for path, error in refused:
-            metrics.REFUSED_CHECKPOINTS.labels(error.reason).inc()
-            _logger.warning(
-                "checkpoint_refused",
-                shard_id=self.shard_id,
-                file=path.name,
-                reason=error.reason,
-                detail=str(error),
-            )
-        return graph
-
-    def _load_fresh(self, meta: Meta, graph: Graph | None) -> None:
-        first = 1 if graph is None else graph.last_key + 1
-        with self._environment.read() as txn:
-            exact = self.store.exact_keys(txn)
-            below = [key for key in exact if key < first]
-            if below:
-                batch, _ = self.store.vectors_of(txn, below, meta.dimension)
-                self._fresh.add(batch, exact)
-            while meta.dimension:
-                batch = self.store.vectors_between(
-                    txn, first, meta.next_key, meta.dimension, _LOAD_STEP
-                )
-                if not len(batch.keys):
-                    break
-                self._fresh.add(batch, exact)
-                first = int(batch.keys[-1]) + 1
-        self._fresh.begin()
+        return data_loss(self.shard_id, self.collection_id, what)
 
     # Reading.
 

@@ -1,0 +1,165 @@
+"""Opens a shard from its directory: records, the checkpoint that can be used, the fresh set.
+
+The records are the truth. Of the checkpoints the newest sound one is taken; every vector that it
+does not hold is loaded into the fresh set, all of them if there is none, and searched exactly
+until a graph is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import lmdb
+import structlog
+
+from shoal.errors import DataLossError, FailedPreconditionError
+from shoal.internal.v1.storage_pb2 import ShardIdentity
+from shoal_worker import metrics
+from shoal_worker.checkpoints import newest_checkpoint
+from shoal_worker.environment import Environment
+from shoal_worker.fresh import FreshWriter
+from shoal_worker.graph import Graph
+from shoal_worker.identity import Configuration
+from shoal_worker.layout import RECORDS_FILE
+from shoal_worker.sealed import DamagedValueError
+from shoal_worker.state import State
+from shoal_worker.store import DATABASES, FORMAT, Meta, Store
+
+__all__ = ["Loaded", "create_records", "data_loss", "load"]
+
+_logger: Final = structlog.get_logger(__name__)
+
+_STEP: Final = 4096
+"""Vectors that are read at once."""
+
+
+def create_records(directory: Path, cluster_id: UUID, shard_id: UUID) -> None:
+    """Make the empty records of a new shard, durable."""
+    environment = Environment(directory / RECORDS_FILE, DATABASES, create=True)
+    try:
+        store = Store(environment)
+        meta = Meta(FORMAT, 0, 0, 1, 0, 0, 0, 0, 0, cluster_id, shard_id)
+        environment.write(lambda txn: store.put_meta(txn, meta))
+    finally:
+        environment.close()
+
+
+def data_loss(shard_id: str, collection_id: str, what: str) -> DataLossError:
+    """Make the error for a shard whose data is damaged or gone."""
+    return DataLossError(
+        f"shard {shard_id} of collection {collection_id}: {what}",
+        metadata={"shard_id": shard_id, "collection_id": collection_id},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What an open shard begins with.
+
+    Attributes:
+        environment: Its records, open; the receiver closes it.
+        store: Their schema.
+        fresh: The fresh set.
+        state: What readers see first.
+    """
+
+    environment: Environment
+    store: Store
+    fresh: FreshWriter
+    state: State
+
+
+def load(
+    directory: Path, identity: ShardIdentity, configuration: Configuration, initial_map_bytes: int
+) -> Loaded:
+    """Open a shard.
+
+    Raises:
+        DataLossError: If its records are missing, damaged, or not this shard's.
+        FailedPreconditionError: If they are of a newer format.
+    """
+    shard_id, collection_id = identity.shard_id, identity.entry.collection.id
+    try:
+        environment = Environment(
+            directory / RECORDS_FILE, DATABASES, create=False, initial_map_bytes=initial_map_bytes
+        )
+    except FileNotFoundError as error:
+        raise data_loss(shard_id, collection_id, "its records are gone") from error
+    except lmdb.Error as error:
+        what = f"its records cannot be opened: {error}"
+        raise data_loss(shard_id, collection_id, what) from error
+    try:
+        store = Store(environment)
+        with environment.read() as txn:
+            meta = store.meta(txn)
+        _check(meta, identity)
+        graph = _load_graph(directory, meta, shard_id, configuration)
+        fresh = _load_fresh(environment, store, meta, graph)
+    except (DamagedValueError, lmdb.Error) as error:
+        environment.close()
+        raise data_loss(shard_id, collection_id, str(error)) from error
+    except BaseException:
+        environment.close()
+        raise
+    state = State(meta, graph, fresh.snapshot(meta.sequence))
+    return Loaded(environment, store, fresh, state)
+
+
+def _check(meta: Meta, identity: ShardIdentity) -> None:
+    if meta.format > FORMAT:
+        raise FailedPreconditionError(
+            f"shard {identity.shard_id} has format {meta.format}, this release reads {FORMAT}"
+        )
+    if (str(meta.shard_id), str(meta.cluster_id)) != (identity.shard_id, identity.cluster_id):
+        raise DamagedValueError(
+            f"its records are those of shard {meta.shard_id} of cluster {meta.cluster_id}"
+        )
+
+
+def _load_graph(
+    directory: Path, meta: Meta, shard_id: str, configuration: Configuration
+) -> Graph | None:
+    if not meta.dimension:
+        return None
+    graph, refused = newest_checkpoint(
+        directory,
+        configuration.fit,
+        shard_id,
+        meta.dimension,
+        meta.sequence,
+        configuration.ef_search,
+    )
+    for path, error in refused:
+        metrics.REFUSED_CHECKPOINTS.labels(error.reason).inc()
+        _logger.warning(
+            "checkpoint_refused",
+            shard_id=shard_id,
+            file=path.name,
+            reason=error.reason,
+            detail=str(error),
+        )
+    return graph
+
+
+def _load_fresh(
+    environment: Environment, store: Store, meta: Meta, graph: Graph | None
+) -> FreshWriter:
+    fresh = FreshWriter()
+    first = 1 if graph is None else graph.last_key + 1
+    with environment.read() as txn:
+        exact = store.exact_keys(txn)
+        below = [key for key in exact if key < first]
+        if below:
+            batch, _ = store.vectors_of(txn, below, meta.dimension)
+            fresh.add(batch, exact)
+        while meta.dimension:
+            batch = store.vectors_between(txn, first, meta.next_key, meta.dimension, _STEP)
+            if not len(batch.keys):
+                break
+            fresh.add(batch, exact)
+            first = int(batch.keys[-1]) + 1
+    fresh.begin()
+    return fresh

@@ -1,0 +1,187 @@
+"""Between messages and our own types: what the worker's services decode and encode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import InvalidArgumentError, ShoalError
+from shoal.internal.v1 import worker_service_pb2 as pb
+from shoal.v1.filter_pb2 import Where, WhereDocument
+from shoal.v1.record_service_pb2 import ShardPlan
+from shoal.v1.value_pb2 import IdList, Include, StringColumn, VectorBlock
+from shoal.wire.vectors import decode_vectors
+from shoal_worker.columns import Column, Columns, packed_ordinals
+from shoal_worker.matching import Selection
+from shoal_worker.search import Matches
+from shoal_worker.writes import Deletion, Patch, Put, PutKind, Write
+
+__all__ = [
+    "decode_filters",
+    "decode_include",
+    "decode_selection",
+    "decode_write",
+    "encode_columns",
+    "encode_error",
+    "encode_matches",
+]
+
+_KINDS: Final = {
+    pb.WRITE_KIND_ADD: PutKind.ADD,
+    pb.WRITE_KIND_UPSERT: PutKind.UPSERT,
+    pb.WRITE_KIND_UPDATE: PutKind.UPDATE,
+}
+_COLUMNS: Final = {
+    Include.INCLUDE_DOCUMENTS: Column.DOCUMENTS,
+    Include.INCLUDE_METADATAS: Column.METADATAS,
+    Include.INCLUDE_VECTORS: Column.VECTORS,
+    Include.INCLUDE_URIS: Column.URIS,
+}
+
+
+# Decoding.
+
+
+def decode_write(request: pb.WriteShardRequest) -> Write:
+    """Decode one shard's part of a write."""
+    operation: Put | Deletion | Patch
+    match request.WhichOneof("operation"):
+        case "put":
+            operation = _decode_put(request.put)
+        case "delete":
+            delete = request.delete
+            operation = Deletion(
+                list(delete.ids.values) if delete.HasField("ids") else None,
+                *decode_filters(delete),
+                delete.limit if delete.HasField("limit") else None,
+            )
+        case "patch":
+            patch = request.patch
+            operation = Patch(*decode_filters(patch), patch.metadata.SerializeToString())
+        case _:
+            raise InvalidArgumentError("a write has no operation")
+    return Write(
+        write_id=request.write_id,
+        digest=request.digest,
+        first_ordinal=request.first_ordinal,
+        dimension=request.dimension,
+        operation=operation,
+        size_bytes=request.ByteSize(),
+    )
+
+
+def _decode_put(put: pb.PutRecords) -> Put:
+    records = put.records
+    ids = list(records.ids)
+    count = len(ids)
+    if put.kind not in _KINDS:
+        raise InvalidArgumentError(f"the kind of write {put.kind} is not known")
+    positions = list(put.positions) or list(range(count))
+    metadatas = list(records.metadatas) or None
+    for name, length in (
+        ("positions", len(positions)),
+        ("metadatas", len(metadatas) if metadatas else count),
+    ):
+        if length != count:
+            raise InvalidArgumentError(f"{name} has {length} entries for {count} IDs")
+    return Put(
+        kind=_KINDS[put.kind],
+        ids=ids,
+        positions=positions,
+        vectors=(decode_vectors(records.vectors, count) if records.HasField("vectors") else None),
+        metadatas=metadatas,
+        documents=_decode_strings(records.documents, count, "documents")
+        if records.HasField("documents")
+        else None,
+        uris=_decode_strings(records.uris, count, "uris") if records.HasField("uris") else None,
+    )
+
+
+def _decode_strings(column: StringColumn, count: int, name: str) -> list[str | None]:
+    values: list[str | None] = list(column.values)
+    if len(values) != count:
+        raise InvalidArgumentError(f"{name} has {len(values)} entries for {count} IDs")
+    for position in column.absent:
+        if position >= count:
+            raise InvalidArgumentError(f"{name}.absent names position {position} of {count}")
+        values[position] = None
+    return values
+
+
+_Filtered = (
+    pb.DeleteRecords
+    | pb.PatchRecords
+    | pb.SearchShardsRequest
+    | pb.GetFromShardsRequest
+    | pb.CountShardsRequest
+)
+
+
+def decode_filters(request: _Filtered) -> tuple[Where | None, WhereDocument | None]:
+    """Decode the filters that a request has."""
+    return (
+        request.where if request.HasField("where") else None,
+        request.where_document if request.HasField("where_document") else None,
+    )
+
+
+def decode_selection(
+    request: pb.SearchShardsRequest | pb.GetFromShardsRequest, id_prefix: str = ""
+) -> Selection:
+    """Decode which records a request means."""
+    ids: IdList | None = request.ids if request.HasField("ids") else None
+    where, where_document = decode_filters(request)
+    return Selection(
+        list(ids.values) if ids is not None else None, where, where_document, id_prefix
+    )
+
+
+def decode_include(include: Sequence[Include.ValueType]) -> frozenset[Column]:
+    """Decode what an answer is to carry."""
+    return frozenset(_COLUMNS[i] for i in include if i in _COLUMNS)
+
+
+# Encoding.
+
+
+def encode_error(error: ShoalError) -> pb.ShardError:
+    """Encode why a shard could not answer."""
+    return pb.ShardError(
+        code=error.code, reason=error.reason, message=error.message, metadata=error.metadata
+    )
+
+
+def encode_matches(matches: Matches, dimension: int, plan: ShardPlan) -> pb.ShardMatches:
+    """Encode what a search found."""
+    distances: npt.NDArray[np.float64] = matches.distances
+    return pb.ShardMatches(
+        match_counts=matches.counts,
+        records=encode_columns(matches.columns, dimension),
+        distances=distances.astype("<f8", copy=False).tobytes(),
+        ordinals=packed_ordinals(matches.columns.ordinals),
+        plan=plan,
+    )
+
+
+def encode_columns(columns: Columns, dimension: int) -> pb.RecordColumns:
+    """Encode records, column by column."""
+    encoded = pb.RecordColumns(ids=columns.ids)
+    if columns.vectors is not None:
+        encoded.vectors.CopyFrom(VectorBlock(dimension=dimension, values=b"".join(columns.vectors)))
+    if columns.metadatas is not None:
+        encoded.metadatas.extend(columns.metadatas)
+    if columns.documents is not None:
+        encoded.documents.CopyFrom(_encode_strings(columns.documents))
+    if columns.uris is not None:
+        encoded.uris.CopyFrom(_encode_strings(columns.uris))
+    return encoded
+
+
+def _encode_strings(values: Sequence[str | None]) -> StringColumn:
+    return StringColumn(
+        values=[value or "" for value in values],
+        absent=[i for i, value in enumerate(values) if value is None],
+    )
