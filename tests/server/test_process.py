@@ -42,6 +42,7 @@ async def serve(given, role):
     if MODE == "fails":
         raise DataLossError("the catalog is gone")
     if MODE == "hangs":
+        print("hangs", flush=True)
         await asyncio.sleep(60)
     role.add_service("shoal.internal.v1.MembershipService", Membership())
     role.make_public()
@@ -190,7 +191,8 @@ def test_a_second_signal_ends_at_once(start: type[Running]) -> None:
 
 def test_a_start_that_hangs_can_be_stopped(start: type[Running]) -> None:
     running = start(mode="hangs")
-    time.sleep(1.5)
+    assert running.process.stdout is not None
+    assert running.process.stdout.readline() == "hangs\n"
     running.process.send_signal(signal.SIGTERM)
     assert running.end()[0] == 0
 

@@ -211,8 +211,9 @@ async def call(
 async def _uncancelled(answer: Awaitable[_Response]) -> _Response:
     """Wait for a gRPC call without cancelling it if the caller is cancelled.
 
-    A call that is cancelled while its answer is awaited leaves 12 KB behind, each time (measured
-    with grpcio 1.85). It has a deadline, and its answer is mostly on its way: it ends by itself.
+    A call that is cancelled while its answer is awaited leaves 0.8 KB behind for ever, and a torn
+    heap of ten times that (measured with grpcio 1.85). It has a deadline, and its answer is mostly
+    on its way: it ends by itself.
     """
 
     async def wait() -> _Response:
