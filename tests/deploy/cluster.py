@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -68,23 +69,36 @@ class RunningCluster:
     Args:
         place: Holds data and logs.
         workers: How many.
+        configuration: Of each role's file; the flags that hold the cluster together go before.
+        api_key: By which the client comes in.
+        authorities: That the client trusts; None: plaintext.
     """
 
-    def __init__(self, place: Path, *, workers: int) -> None:
+    def __init__(
+        self,
+        place: Path,
+        *,
+        workers: int,
+        configuration: Mapping[str, Path] | None = None,
+        api_key: str | None = None,
+        authorities: Path | None = None,
+    ) -> None:
         taken: set[int] = set()
+        self._api_key = api_key
+        self._authorities = authorities
 
-        def data(name: str) -> str:
-            return f"--data-dir={place / 'data' / name}"
+        def role(name: str, *arguments: str) -> Role:
+            if name != "gateway":
+                arguments = (*arguments, f"--data-dir={place / 'data' / name}")
+            if configuration is not None:
+                file = configuration[name.partition("-")[0]]
+                arguments = (*arguments, f"--config={file}")
+            return Role(name, place, taken, *arguments)
 
-        self.coordinator = Role(
-            "coordinator", place, taken, data("coordinator"), f"--expected-workers={workers}"
-        )
+        self.coordinator = role("coordinator", f"--expected-workers={workers}")
         coordinator = f"--coordinator={self.coordinator.address}"
-        self.workers = [
-            Role(f"worker-{n}", place, taken, data(f"worker-{n}"), coordinator)
-            for n in range(1, workers + 1)
-        ]
-        self.gateway = Role("gateway", place, taken, coordinator)
+        self.workers = [role(f"worker-{n}", coordinator) for n in range(1, workers + 1)]
+        self.gateway = role("gateway", coordinator)
         self.roles = [self.coordinator, *self.workers, self.gateway]
 
     @property
@@ -92,9 +106,19 @@ class RunningCluster:
         """Of the public API."""
         return self.gateway.port
 
-    def client(self) -> shoal.Client:
+    def client(self, timeout_s: float = 60) -> shoal.Client:
         """Give a client of it."""
-        return shoal.Client(host=_HOST, port=self.port)
+        return shoal.Client(
+            host=_HOST,
+            port=self.port,
+            api_key=self._api_key,
+            ssl=self._authorities or False,
+            timeout=timeout_s,
+        )
+
+    def stranger(self) -> shoal.Client:
+        """Give a client that shows no key."""
+        return shoal.Client(host=_HOST, port=self.port, ssl=self._authorities or False)
 
     def __enter__(self) -> Self:
         for role in self.roles:
@@ -102,7 +126,7 @@ class RunningCluster:
         deadline = time.monotonic() + 60
         while True:
             try:
-                with shoal.Client(host=_HOST, port=self.port, timeout=2) as client:
+                with self.client(timeout_s=2) as client:
                     client.heartbeat()
             except ShoalError:
                 if time.monotonic() > deadline:

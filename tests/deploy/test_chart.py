@@ -17,13 +17,17 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from shoal.errors import UnauthenticatedError
 from shoal.server.health import LIVE
+from shoal.server.keys import ApiKey
 from shoal.server.settings import RoleSettings, load
 from shoal_coordinator.settings import CoordinatorSettings
 from shoal_gateway.settings import GatewaySettings
 from shoal_worker.settings import WorkerSettings
+from tests.deploy.cluster import RunningCluster
 from tests.deploy.helm import CHART, Binary, Document, Engine, HelmRefusal, Library
 from tests.deploy.tools import ROOT
+from tests.security.certificates import Files
 from tools import deploy_tools, generate_chart_schema
 
 OLDEST: Final = "1.27"
@@ -445,14 +449,36 @@ def test_the_notes_name_the_service_that_balances() -> None:
 
 @pytest.mark.long
 @pytest.mark.cluster
-def test_the_smoke_test_passes_against_a_cluster(tmp_path: Path) -> None:
-    from tests.deploy.cluster import RunningCluster
-
-    command = _kind(Library(NEWEST).render(PLAIN), "Pod")["spec"]["containers"][0]["command"]
-    with RunningCluster(tmp_path, workers=1) as cluster:
+def test_a_cluster_with_the_charts_files_passes_the_charts_test(tmp_path: Path) -> None:
+    """With certificates between the roles and for clients, and an API key."""
+    certificates = Files(tmp_path / "tls")
+    key = ApiKey.generate().text
+    (tmp_path / "api-key").write_text(key + "\n")
+    documents = Library(NEWEST).render(EVERYTHING | {"listenAddress": "0.0.0.0"})
+    configuration = {}
+    for role, text in _files(documents).items():
+        for place in ("/etc/shoal-tls/cluster", "/etc/shoal-tls/public"):
+            text = text.replace(place, str(tmp_path / "tls"))
+        configuration[role] = tmp_path / f"{role}.toml"
+        configuration[role].write_text(text.replace("/etc/shoal-auth", str(tmp_path)))
+    command = _kind(documents, "Pod")["spec"]["containers"][0]["command"]
+    with RunningCluster(
+        tmp_path,
+        workers=1,
+        configuration=configuration,
+        api_key=key,
+        authorities=certificates.authorities,
+    ) as cluster:
+        with pytest.raises(UnauthenticatedError), cluster.stranger() as stranger:
+            stranger.list_collections()
         done = subprocess.run(
             [sys.executable, *command[1:]],
-            env={**os.environ, "SHOAL_TEST_ADDRESS": f"127.0.0.1:{cluster.port}"},
+            env={
+                **os.environ,
+                "SHOAL_TEST_ADDRESS": f"127.0.0.1:{cluster.port}",
+                "SHOAL_TEST_API_KEY": key,
+                "SHOAL_TEST_CA": str(certificates.authorities),
+            },
             capture_output=True,
             text=True,
             timeout=60,

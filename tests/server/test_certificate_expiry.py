@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
 from pathlib import Path
 
 import pytest
+import trustme
 
 from shoal.server.certificate_expiry import expiry_of
 from shoal.server.metrics import REGISTRY
@@ -14,15 +14,11 @@ from shoal.server.tls import Certificates
 
 
 def _certificate(place: Path, days: int) -> tuple[Path, Path]:
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    issued = trustme.CA().issue_cert("shoal.test", not_after=end)
     chain, key = place / f"{days}.crt", place / f"{days}.key"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-subj", "/CN=shoal", "-days", str(days), "-out", chain, "-keyout", key),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
     return chain, key
 
 
