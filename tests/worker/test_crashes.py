@@ -194,6 +194,7 @@ async def test_killed_again_and_again_at_random(tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 async def test_killed_a_hundred_times_at_random(tmp_path: Path) -> None:
     await _rounds(tmp_path, 100)
 
