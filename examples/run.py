@@ -52,12 +52,14 @@ class Example:
         tools: What must be on the PATH.
         build: Commands that fetch, generate and compile, in its folder.
         walk: The command that runs it, in its folder.
+        check: Compares its messages with the vectors of protos/testdata, where it can.
     """
 
     language: str
     tools: tuple[str, ...]
     build: tuple[Command, ...]
     walk: Command
+    check: Command = ()
 
     @property
     def folder(self) -> Path:
@@ -93,6 +95,14 @@ class Example:
             ExampleError: It failed.
         """
         return self._run(self.walk, WALK_TIMEOUT_S, {**environment, "SHOAL_ADDRESS": address})
+
+    def compare_with_vectors(self) -> None:
+        """Compare its messages with the vectors of protos/testdata.
+
+        Raises:
+            ExampleError: They differ.
+        """
+        self._run(self.check, WALK_TIMEOUT_S, NOTHING)
 
     def _run(self, command: Command, timeout_s: float, environment: Environment) -> str:
         try:
@@ -159,6 +169,7 @@ EXAMPLES: Final = (
         tools=("go", "buf"),
         build=(("go", "generate", "./..."), ("go", "build", "-o", "walk", ".")),
         walk=("./walk",),
+        check=("go", "test", "./..."),
     ),
     Example(
         "rust",

@@ -51,6 +51,13 @@ def test_an_example_asks_again_when_an_answer_was_lost(example: Example, address
     assert gateway.lost_count > 20
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("example", [pytest.param(e, id=e.language) for e in EXAMPLES if e.check])
+def test_another_language_reads_the_vectors(example: Example) -> None:
+    made(example).compare_with_vectors()
+
+
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """A cluster that speaks TLS and asks for API keys, and what a client needs for it."""
