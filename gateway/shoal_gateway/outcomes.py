@@ -42,9 +42,10 @@ def summed(parts: Sequence[Part]) -> Written:
     """Sum the answers of all shards.
 
     Raises:
-        ShoalError: No part was applied, and all failed alike (or there is but one).
-        PartialWriteError: Some parts were applied and others were not, or they failed for
-            different reasons.
+        ShoalError: No part has changed anything, and all that failed failed alike: as it would have
+            been on one shard.
+        PartialWriteError: Some parts have changed something and others were not applied, or they
+            failed for different reasons.
     """
     failures = [part.outcome for part in parts if isinstance(part.outcome, WriteFailure)]
     if failures:
@@ -65,7 +66,7 @@ def _failure(parts: Sequence[Part], failures: Sequence[WriteFailure]) -> ShoalEr
         type(failure.error) is type(first.error) and failure.unknown == first.unknown
         for failure in failures
     )
-    if alike and len(failures) == len(parts):
+    if alike and not any(_has_changed(part.outcome) for part in parts):
         return first.error
     unknown = sum(failure.unknown for failure in failures)
     return PartialWriteError(
@@ -78,6 +79,13 @@ def _failure(parts: Sequence[Part], failures: Sequence[WriteFailure]) -> ShoalEr
             default=None,
         ),
     )
+
+
+def _has_changed(outcome: worker_service_pb2.WriteShardResponse | WriteFailure) -> bool:
+    """Whether a part was applied, and there was something that it concerned."""
+    if isinstance(outcome, WriteFailure):
+        return False
+    return bool(outcome.added or outcome.updated or outcome.deleted)
 
 
 def _told(part: Part) -> ShardOutcome:

@@ -136,7 +136,8 @@ class Searcher:
         count = self._check_queries(request)
         ids = None
         if request.HasField("ids"):
-            ids = request.ids.values
+            # A set: an ID that stands twice says nothing more.
+            ids = list(dict.fromkeys(request.ids.values))
             check_record_ids(ids, self._limits, "ids", maximum=self._limits.max_page_records)
         route = await self._router.find(request.collection, context)
         if request.HasField("query_ids"):
@@ -186,11 +187,10 @@ class Searcher:
             self._check_count(count, "query_ids")
             check_record_ids(distinct, limits, "query_ids", maximum=limits.max_queries)
         else:
-            # Counted before each number is looked at.
+            # Counted before each number is looked at; less than one is for `decode_vectors` to say.
             size = 4 * request.query_vectors.dimension
-            self._check_count(
-                len(request.query_vectors.values) // size if size else 1, "query_vectors"
-            )
+            whole = len(request.query_vectors.values) // size if size else 0
+            self._check_count(max(whole, 1), "query_vectors")
             count = len(decode_vectors(request.query_vectors, None, limits, "query_vectors"))
         n_results = request.n_results
         if not 1 <= n_results <= limits.max_n_results:

@@ -180,6 +180,16 @@ WRONG: dict[str, tuple[Any, type[ShoalError], str]] = {
         InvalidArgumentError,
         "1025 queries; 1 to 1024",
     ),
+    "less than a query": (
+        query(query_vectors=value_pb2.VectorBlock(dimension=4, values=b"\0" * 7)),
+        InvalidArgumentError,
+        "7 bytes",
+    ),
+    "a block of no query": (
+        query(query_vectors=value_pb2.VectorBlock(dimension=4)),
+        InvalidArgumentError,
+        "0 bytes",
+    ),
     "half a query": (
         query(query_vectors=value_pb2.VectorBlock(dimension=4, values=b"\0" * 17)),
         InvalidArgumentError,
