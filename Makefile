@@ -117,5 +117,5 @@ bench: dev  ## Measure: see benchmarks/README.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## Remove the environments and caches (data directories stay)
-	rm -rf $(VENV) $(PROTO_VENV) $(OLDEST_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) $(PROTO_VENV) $(OLDEST_VENV) .deploy-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
