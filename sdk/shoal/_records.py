@@ -123,6 +123,10 @@ def check_ids(ids: Any, limits: Limits, field: str = "ids") -> list[str]:
 def _listed(column: Any, field: str) -> list[Any]:
     if isinstance(column, Mapping | str | bytes) or not hasattr(column, "__iter__"):
         raise invalid(field, f"{field} must be a list, got {type(column).__name__}")
+    if isinstance(column, set | frozenset):
+        raise invalid(
+            field, f"{field} is a {type(column).__name__}, which has no order to match others by"
+        )
     return list(column)
 
 

@@ -106,8 +106,10 @@ def fits_uint32(value: int) -> int:
 
 
 def optional_ids(ids: Any, limits: Limits) -> list[str] | None:
-    """Check IDs that may be left out."""
-    return None if ids is None else check_ids(ids, limits)
+    """Check IDs that may be left out, and whose order says nothing."""
+    if ids is None:
+        return None
+    return check_ids(list(ids) if isinstance(ids, set | frozenset) else ids, limits)
 
 
 def id_set(ids: Any, limits: Limits) -> list[str] | None:
@@ -117,6 +119,14 @@ def id_set(ids: Any, limits: Limits) -> list[str] | None:
     listed = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, Mapping) else ids
     is_of_texts = isinstance(listed, list) and all(isinstance(i, str) for i in listed)
     return check_ids(list(dict.fromkeys(listed)) if is_of_texts else listed, limits)
+
+
+def query_ids(ids: Any, limits: Limits) -> list[str]:
+    """Check the records that are to be searched by; one may stand twice, as any query may."""
+    if isinstance(ids, list | tuple) and all(isinstance(i, str) for i in ids):
+        check_ids(list(dict.fromkeys(ids)), limits, "query_ids")
+        return list(ids)
+    return check_ids(ids, limits, "query_ids")
 
 
 def id_list(ids: list[str] | None) -> value_pb2.IdList | None:

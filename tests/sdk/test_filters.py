@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.sdk.ways import EVERY_WAY
+
 RECORDS: list[tuple[str, dict[str, Any] | None, str | None]] = [
     ("int", {"v": 1}, "a whale"),
     ("float", {"v": 1.0}, "A Whale"),
@@ -21,6 +23,13 @@ RECORDS: list[tuple[str, dict[str, Any] | None, str | None]] = [
     ("none", None, "whales and more whales"),
 ]
 IDS = [record_id for record_id, _, _ in RECORDS]
+
+
+@pytest.fixture(params=EVERY_WAY)
+def way(request: pytest.FixtureRequest) -> str:
+    """Bare stubs are a way in, too."""
+    name: str = request.param
+    return name
 
 
 def _but(*ids: str) -> list[str]:

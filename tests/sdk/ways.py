@@ -18,10 +18,15 @@ import shoal
 from shoal.server import rpc
 from shoal_local.directory import DataDirectory
 from shoal_local.roles import LocalCluster
+from tests.sdk.raw import Raw
 
 Result = TypeVar("Result")
 
 WAYS = ("embedded", "grpc", "async", "async-embedded")
+"""By the client."""
+
+EVERY_WAY = ("raw", *WAYS)
+"""And by bare stubs."""
 
 
 class LoopThread:
@@ -124,6 +129,8 @@ class Ways:
             case "async-embedded":
                 store = self._directory / "store"
                 return Blocking(shoal.AsyncPersistentClient(store, **embedded), self.loop)
+            case "raw":
+                return Raw(self._served(), **options)
             case "grpc":
                 return shoal.Client("127.0.0.1", self._served(), **options)
             case _:
@@ -138,7 +145,7 @@ class Ways:
                 return shoal.AdminClient(**store)  # type: ignore[arg-type]
             case "async-embedded":
                 return Blocking(shoal.AsyncAdminClient(**store), self.loop)  # type: ignore[arg-type]
-            case "grpc":
+            case "grpc" | "raw":
                 return shoal.AdminClient("127.0.0.1", self._served())
             case _:
                 return Blocking(shoal.AsyncAdminClient("127.0.0.1", self._served()), self.loop)

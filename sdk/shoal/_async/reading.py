@@ -14,7 +14,6 @@ from shoal._async.session import AsyncSession
 from shoal._decoding import Columns
 from shoal._embedder import Embedder
 from shoal._methods import GET, LIST_IDS, QUERY
-from shoal._records import check_ids
 from shoal._vectors import check_dimension, to_vectors
 from shoal.results import GetResult, IdPage, QueryResult
 from shoal.v1 import collection_pb2, record_service_pb2
@@ -210,7 +209,7 @@ class AsyncReader:
                 f"got {sum(given)}",
             )
         if ids is not None:
-            return check_ids(ids, limits, "query_ids")
+            return _requests.query_ids(ids, limits)
         if texts is not None:
             checked = _requests.check_texts("query_texts", texts)
             vectors = await runtime.in_thread(lambda: self._embedder.embed_queries(checked))

@@ -111,7 +111,9 @@ class AsyncWriter:
                 updated = await self._session.call(UPDATE, update)
                 account.add(count, updated=updated.updated, ignored=updated.ignored)
         if part.records.vectors is not None and account.kind != "update":
-            self._collection.dimension = part.records.vectors.shape[1]
+            dimension = part.records.vectors.shape[1]
+            self._collection.dimension = dimension
+            self._collection.configuration.hnsw.dimension = dimension
 
     def _check_dimension(self, vectors: Any) -> None:
         check_dimension(self._collection.name, self._collection.dimension, vectors)

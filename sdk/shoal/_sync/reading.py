@@ -13,7 +13,6 @@ from shoal import _decoding, _requests, errors
 from shoal._decoding import Columns
 from shoal._embedder import Embedder
 from shoal._methods import GET, LIST_IDS, QUERY
-from shoal._records import check_ids
 from shoal._sync import runtime
 from shoal._sync.session import Session
 from shoal._vectors import check_dimension, to_vectors
@@ -211,7 +210,7 @@ class Reader:
                 f"got {sum(given)}",
             )
         if ids is not None:
-            return check_ids(ids, limits, "query_ids")
+            return _requests.query_ids(ids, limits)
         if texts is not None:
             checked = _requests.check_texts("query_texts", texts)
             vectors = runtime.in_thread(lambda: self._embedder.embed_queries(checked))
