@@ -53,11 +53,14 @@ def test_the_short_form_of_a_filter_is_its_message(case: dict[str, Any]) -> None
     assert made == message(case)
 
 
-@pytest.mark.parametrize("case", cases("metadata"))
+def python_metadata() -> list[Any]:
+    """Cases without what no Python value stands for: the absence of a key, sparse vectors."""
+    return [c for c in cases("metadata") if c.values[0].get("key") not in ("gone", "sparse")]
+
+
+@pytest.mark.parametrize("case", python_metadata())
 def test_metadata_reads_back_with_its_types(case: dict[str, Any]) -> None:
     decoded: Any = message(case)
-    if "gone" in decoded.fields or "sparse" in decoded.fields:
-        pytest.skip("not a value of a record, or not a Python value")
 
     held = metadata.metadata_from_message(decoded)
 
