@@ -139,6 +139,16 @@ def test_a_fast_distance_is_never_off_by_more_than_its_bound(data: st.DataObject
         assert (np.abs(fast.distance[0] - true) <= fast.error[0] + 1e-300).all()
 
 
+def test_a_cosine_distance_is_never_beyond_what_rounding_adds() -> None:
+    vectors = np.random.default_rng(5).standard_normal((2_000, 7)).astype(np.float32)
+
+    same = exact(Distance.COSINE, vectors.astype(np.float64), vectors)
+    opposite = exact(Distance.COSINE, -2.0 * vectors.astype(np.float64), vectors)
+
+    assert 0.0 <= same.min() <= same.max() < 1e-15
+    assert 2.0 - 1e-15 < opposite.min() <= opposite.max() <= 2.0
+
+
 # Beside the graph.
 
 

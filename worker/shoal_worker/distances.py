@@ -93,7 +93,7 @@ def exact(
         vectors: Shape ``(n, d)``.
 
     Returns:
-        Shape ``(n,)``. Under cosine a zero vector is at distance 1.
+        Shape ``(n,)``. Under cosine in [0, 2], and a zero vector is at distance 1.
     """
     double = vectors.astype(np.float64)
     distance: npt.NDArray[np.float64]
@@ -114,7 +114,8 @@ def exact(
         return distance
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = np.where(scale > 0.0, 1.0 - dots / scale, 1.0)
-    return distance
+    # Of parallel vectors the quotient may round to just beyond 1: nothing is nearer than 0.
+    return np.clip(distance, 0.0, 2.0, out=distance)
 
 
 def bounded(
