@@ -159,7 +159,7 @@ class RawCollection:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        hnsw = self._message.configuration.hnsw
+        hnsw = self._client.get_collection_by_id(self.id)._message.configuration.hnsw
         values: dict[str, Any] = {f.name: getattr(hnsw, f.name) for f in hnsw.DESCRIPTOR.fields}
         values["space"] = {n: name for name, n in _SPACES.items()}[hnsw.space]
         values["quantization"] = {n: name for name, n in _QUANTIZATIONS.items()}[hnsw.quantization]
