@@ -259,9 +259,13 @@ def main() -> int:
     runnable = [example for example in wanted if not skipped[example.language]]
     failed = 0
     cluster = contextlib.nullcontext(given.address) if given.address else local_cluster()
-    with cluster as address:
-        for example in runnable:
-            failed += not _show(example, address)
+    try:
+        with cluster as address:
+            for example in runnable:
+                failed += not _show(example, address)
+    except ExampleError as error:
+        print(error, file=sys.stderr)
+        return 1
     for language, tools in skipped.items():
         if tools:
             print(f"{language}: skipped, {' and '.join(tools)} not found")
