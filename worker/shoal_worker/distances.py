@@ -111,9 +111,9 @@ def exact(
     scale = norms(double) * length
     if scale.size and scale.min() > 0.0:
         distance = 1.0 - dots / scale
-        return distance
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distance = np.where(scale > 0.0, 1.0 - dots / scale, 1.0)
+    else:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            distance = np.where(scale > 0.0, 1.0 - dots / scale, 1.0)
     # Of parallel vectors the quotient may round to just beyond 1: nothing is nearer than 0.
     return np.clip(distance, 0.0, 2.0, out=distance)
 
