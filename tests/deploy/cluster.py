@@ -25,7 +25,7 @@ class Role:
         self.port, self.health_port, self.metrics_port = (
             _free(taken) for _ in ("grpc", "health", "metrics")
         )
-        self._log = place / f"{name}.log"
+        self.log = place / f"{name}.log"
         self._arguments = (
             f"--host={_HOST}",
             f"--port={self.port}",
@@ -40,9 +40,14 @@ class Role:
         """Where others reach it."""
         return f"{_HOST}:{self.port}"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start it, once more or for the first time."""
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"shoal_{self.kind}", *self._arguments],
                 stdin=subprocess.DEVNULL,
@@ -128,10 +133,11 @@ class RunningCluster:
             try:
                 with self.client(timeout_s=2) as client:
                     client.heartbeat()
-            except ShoalError:
-                if time.monotonic() > deadline:
+            except ShoalError as error:
+                if time.monotonic() > deadline or not all(role.is_running for role in self.roles):
                     self.__exit__()
-                    raise
+                    logs = "".join(role.log.read_text() for role in self.roles)
+                    raise AssertionError(f"{error}\n{logs}") from None
                 time.sleep(0.1)
             else:
                 return self
