@@ -33,6 +33,7 @@ from shoal.internal.v1.catalog_pb2 import (
     ApiKeyEntry,
     CollectionEntry,
     DatabaseEntry,
+    QuotaEntry,
     ShardDeletion,
     TenantEntry,
     WorkerEntry,
@@ -56,6 +57,7 @@ _DATABASES: Final = (
     b"workers",
     b"deletions",
     b"api_keys",
+    b"quotas",
 )
 
 _Entry = TypeVar(
@@ -63,6 +65,7 @@ _Entry = TypeVar(
     ApiKeyEntry,
     CollectionEntry,
     DatabaseEntry,
+    QuotaEntry,
     ShardDeletion,
     TenantEntry,
     WorkerEntry,
@@ -125,6 +128,7 @@ class Catalog:
             workers = list(self._read(txn, b"workers", WorkerEntry))
             deletions = list(self._read(txn, b"deletions", ShardDeletion))
             api_keys = list(self._read(txn, b"api_keys", ApiKeyEntry))
+            quotas = list(self._read(txn, b"quotas", QuotaEntry))
             cluster_id = self._meta(txn, b"cluster_id").decode()
             version = int.from_bytes(self._meta(txn, b"table_version"), "big")
             creation_number = int.from_bytes(self._meta(txn, b"creation_number"), "big")
@@ -136,6 +140,7 @@ class Catalog:
                 workers=tuple(workers),
                 deletions=tuple(deletions),
                 api_keys=tuple(sorted(api_keys, key=lambda e: e.creation_number)),
+                quotas=tuple(sorted(quotas, key=lambda e: e.creation_number)),
                 cluster_id=cluster_id,
             )
         )
@@ -248,12 +253,13 @@ class Catalog:
             self._put_meta(txn, b"cluster_id", change.cluster_id.encode())
         self._delete(txn, b"collections", change.removed_collections, str.encode)
         self._delete(txn, b"databases", change.removed_databases, str.encode)
-        self._delete(txn, b"tenants", change.removed_tenants, _tenant_key)
+        self._delete(txn, b"tenants", change.removed_tenants, _digest)
         self._delete(txn, b"workers", change.removed_workers, str.encode)
         self._delete(txn, b"deletions", change.confirmed_deletions, str.encode)
         self._delete(txn, b"api_keys", change.removed_api_keys, str.encode)
+        self._delete(txn, b"quotas", change.removed_quotas, _digest)
         for tenant in change.tenants:
-            self._put(txn, b"tenants", _tenant_key(tenant.name), tenant)
+            self._put(txn, b"tenants", _digest(tenant.name), tenant)
         for database in change.databases:
             self._put(txn, b"databases", database.database_id.encode(), database)
         for entry in change.collections:
@@ -266,6 +272,8 @@ class Catalog:
             self._put(txn, b"deletions", deletion.shard_id.encode(), deletion)
         for key in change.api_keys:
             self._put(txn, b"api_keys", key.description.id.encode(), key)
+        for quota in change.quotas:
+            self._put(txn, b"quotas", _digest(quota.quota_id), quota)
 
     def _put(self, txn: lmdb.Transaction, db: bytes, key: bytes, entry: _Entry) -> None:
         txn.put(key, _frame(entry.SerializeToString()), db=self._dbs[db])
@@ -296,8 +304,8 @@ class Catalog:
         txn.put(key, _frame(value), db=self._dbs[b"meta"])
 
 
-def _tenant_key(name: str) -> bytes:
-    """A name may be 512 characters long, one more than a key of LMDB."""
+def _digest(name: str) -> bytes:
+    """The key of what goes by names: one may be 512 characters long, LMDB's key is at most 511."""
     return hashlib.sha256(name.encode()).digest()
 
 

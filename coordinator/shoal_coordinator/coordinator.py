@@ -33,6 +33,7 @@ from shoal_coordinator.delivery import Delivery, WorkerStub
 from shoal_coordinator.lifecycle import Lifecycle
 from shoal_coordinator.membership import HEARTBEAT_S, LEASE_S, Membership
 from shoal_coordinator.namespaces import Namespaces
+from shoal_coordinator.quotas import Quotas, Usage
 from shoal_coordinator.service import CatalogService, MembershipService, RoutingService
 from shoal_coordinator.state import CatalogState, Change, deletions_of
 from shoal_coordinator.table import RoutingTable
@@ -156,11 +157,14 @@ class Coordinator:
             await self._delivery.close()
             await self._changes.close()
             raise
-        self.catalog_service = CatalogService(self._lifecycle, namespaces, api_keys)
+        quotas = Quotas(self._changes, self._lifecycle)
+        usage = Usage(self.table)
+        self.catalog_service = CatalogService(self._lifecycle, namespaces, api_keys, quotas)
         self.routing_service = RoutingService(self._changes, self.table)
-        self.membership_service = MembershipService(self.membership)
+        self.membership_service = MembershipService(self.membership, usage)
         self._leases = asyncio.create_task(self._watch_leases(), name="leases of workers")
         self._bootstrap = asyncio.create_task(bootstrap.follow(), name="bootstrap key")
+        self._usage = asyncio.create_task(usage.tell(), name="use of quotas")
         _log.info(
             "coordinator_started",
             cluster_id=self.table.state.cluster_id,
@@ -176,7 +180,8 @@ class Coordinator:
         """Stop, and let go of the directory. What is under way is found at the next start."""
         self._leases.cancel()
         self._bootstrap.cancel()
-        await asyncio.wait([self._leases, self._bootstrap])
+        self._usage.cancel()
+        await asyncio.wait([self._leases, self._bootstrap, self._usage])
         self.table.close()
         await self._lifecycle.close()
         await self._delivery.close()

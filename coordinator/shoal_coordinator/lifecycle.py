@@ -59,6 +59,7 @@ from shoal_coordinator.entries import (
     with_dimension,
 )
 from shoal_coordinator.membership import Membership
+from shoal_coordinator.quotas import check_collection_quota
 from shoal_coordinator.state import (
     MAX_COLLECTIONS,
     CatalogState,
@@ -257,6 +258,7 @@ class Lifecycle:
                 configuration.check_agreement(wanted.configuration, existing.collection)
             return None, (existing, False)
         check_room("collections", len(state.collections), MAX_COLLECTIONS)
+        check_collection_quota(state, (wanted.tenant, wanted.database, wanted.name))
         workers = place(resolved.hnsw.shards, self._membership.candidates(state))
         entry = new_entry(state, database, wanted, resolved, workers, self._now())
         return Change(collections=(entry,)), (entry, True)

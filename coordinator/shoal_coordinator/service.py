@@ -16,6 +16,7 @@ from shoal_coordinator.entries import CollectionUpdate, NewCollection
 from shoal_coordinator.lifecycle import Lifecycle
 from shoal_coordinator.membership import Membership
 from shoal_coordinator.namespaces import Namespaces
+from shoal_coordinator.quotas import Quotas, Usage
 from shoal_coordinator.state import Change
 from shoal_coordinator.table import RoutingTable, Watch
 
@@ -23,10 +24,13 @@ from shoal_coordinator.table import RoutingTable, Watch
 class CatalogService:
     """``shoal.internal.v1.CatalogService``."""
 
-    def __init__(self, lifecycle: Lifecycle, namespaces: Namespaces, api_keys: ApiKeys) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, namespaces: Namespaces, api_keys: ApiKeys, quotas: Quotas
+    ) -> None:
         self._lifecycle = lifecycle
         self._namespaces = namespaces
         self._api_keys = api_keys
+        self._quotas = quotas
 
     async def create_collection(
         self, request: catalog_api.CreateCollectionRequest, context: CallContext
@@ -128,6 +132,12 @@ class CatalogService:
         await self._api_keys.revoke(request.id)
         return catalog_api.RevokeApiKeyResponse()
 
+    async def set_quota(
+        self, request: catalog_api.SetQuotaRequest, context: CallContext
+    ) -> catalog_api.SetQuotaResponse:
+        await self._quotas.set(request.quota_id, request.subject, request.limits)
+        return catalog_api.SetQuotaResponse()
+
 
 class RoutingService:
     """``shoal.internal.v1.RoutingService``."""
@@ -186,8 +196,9 @@ async def _confirm(watch: Watch, requests: AsyncIterator[routing_api.WatchTableR
 class MembershipService:
     """``shoal.internal.v1.MembershipService``."""
 
-    def __init__(self, membership: Membership) -> None:
+    def __init__(self, membership: Membership, usage: Usage) -> None:
         self._membership = membership
+        self._usage = usage
 
     async def register_worker(
         self, request: membership_api.RegisterWorkerRequest, context: CallContext
@@ -207,4 +218,5 @@ class MembershipService:
         self, request: membership_api.HeartbeatWorkerRequest, context: CallContext
     ) -> membership_api.HeartbeatWorkerResponse:
         await self._membership.heartbeat(request.worker_id, request.process_id)
+        self._usage.report(request.usages)
         return membership_api.HeartbeatWorkerResponse()

@@ -23,6 +23,7 @@ from shoal.internal.v1.catalog_pb2 import (
     ApiKeyEntry,
     CollectionEntry,
     DatabaseEntry,
+    QuotaEntry,
     ShardDeletion,
     ShardEntry,
     TenantEntry,
@@ -40,6 +41,7 @@ MAX_DATABASES: Final = 100_000
 """In the cluster; for the same reason."""
 
 MAX_API_KEYS: Final = 10_000
+MAX_QUOTAS: Final = 10_000
 """In the cluster; for the same reason."""
 
 
@@ -48,8 +50,9 @@ class Change:
     """What one transaction does to the catalog: whole entries put, and keys removed.
 
     Attributes:
-        collections: New or changed, by their ID. Likewise databases, tenants, workers, API keys.
-        removed_collections: IDs. Likewise databases, workers and API keys; tenants by name.
+        collections: New or changed, by their ID. Likewise databases, tenants, workers, API keys,
+            quotas.
+        removed_collections: IDs. Likewise the others; tenants by name.
         deletions: Shards that their holders must delete, kept until they have confirmed.
         confirmed_deletions: IDs of shards whose holder has confirmed.
         cluster_id: The cluster that this catalog belongs to from now on.
@@ -67,6 +70,8 @@ class Change:
     removed_workers: tuple[str, ...] = ()
     api_keys: tuple[ApiKeyEntry, ...] = ()
     removed_api_keys: tuple[str, ...] = ()
+    quotas: tuple[QuotaEntry, ...] = ()
+    removed_quotas: tuple[str, ...] = ()
     deletions: tuple[ShardDeletion, ...] = ()
     confirmed_deletions: tuple[str, ...] = ()
     cluster_id: str | None = None
@@ -87,6 +92,8 @@ class Change:
             or self.removed_workers
             or self.api_keys
             or self.removed_api_keys
+            or self.quotas
+            or self.removed_quotas
             or self.cluster_id is not None
             or self.ready is not None
             or self.version_above
@@ -112,6 +119,7 @@ class CatalogState:
     workers: dict[str, WorkerEntry] = field(default_factory=dict)
     deletions: dict[str, ShardDeletion] = field(default_factory=dict)
     api_keys: dict[str, ApiKeyEntry] = field(default_factory=dict)
+    quotas: dict[str, QuotaEntry] = field(default_factory=dict)
     database_ids: dict[tuple[str, str], str] = field(default_factory=dict)
     """By tenant and name."""
     collection_ids: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -158,6 +166,9 @@ class CatalogState:
         for key in change.api_keys:
             self.api_keys[key.description.id] = key
             self._count(key.creation_number)
+        for quota in change.quotas:
+            self.quotas[quota.quota_id] = quota
+            self._count(quota.creation_number)
 
     def database(self, tenant: str, name: str) -> DatabaseEntry:
         """Find a database. Raises TenantNotFoundError or DatabaseNotFoundError."""
@@ -215,6 +226,8 @@ class CatalogState:
             self.workers.pop(worker_id, None)
         for key_id in change.removed_api_keys:
             self.api_keys.pop(key_id, None)
+        for quota_id in change.removed_quotas:
+            self.quotas.pop(quota_id, None)
         for shard_id in change.confirmed_deletions:
             self.deletions.pop(shard_id, None)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,10 +26,12 @@ from shoal.internal.v1.catalog_pb2 import (
     ApiKeyEntry,
     CollectionEntry,
     DatabaseEntry,
+    QuotaEntry,
     TenantEntry,
     WorkerEntry,
 )
-from shoal.internal.v1.routing_service_pb2 import WatchTableResponse
+from shoal.internal.v1.routing_service_pb2 import QuotaUsageReport, WatchTableResponse
+from shoal.v1.admin_service_pb2 import QuotaUsage
 from shoal_coordinator import metrics
 from shoal_coordinator.state import CatalogState, Change
 
@@ -45,7 +47,7 @@ MAX_HISTORY_CHANGES: Final = 1_000
 MAX_HISTORY_ENTRIES: Final = 20_000
 """Entries in all these changes together: beyond, the whole table is not much larger."""
 
-_Item = ApiKeyEntry | CollectionEntry | DatabaseEntry | TenantEntry | WorkerEntry
+_Item = ApiKeyEntry | CollectionEntry | DatabaseEntry | QuotaEntry | TenantEntry | WorkerEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Watch:
         self.confirmed = version
         self._table = table
         self._sent = version
+        self._moment = 0
         self._closed = False
         self._news = asyncio.Event()
         self._news.set()
@@ -91,8 +94,6 @@ class Watch:
 
         The first page comes at once, also if nothing was missed: it shows that the watch stands.
         """
-        if self._table.since(self._sent) == []:
-            yield self._table.nothing()
         while True:
             await self._news.wait()
             if self._closed:
@@ -112,6 +113,10 @@ class Watch:
                 for page in self._table.delta(published):
                     yield page
                 self._sent = published.version
+            moment, page = self._table.since_moment(self._moment, self._sent)
+            if moment != self._moment:
+                self._moment = moment
+                yield page
 
 
 class RoutingTable:
@@ -132,6 +137,10 @@ class RoutingTable:
         self._history_base = state.version
         self._watches: set[Watch] = set()
         self._confirmed = asyncio.Event()
+        # What is told beside the versions: how many gateways there are, and what is used of
+        # quotas, each with the moment, counted, at which that last changed.
+        self._moment = 1
+        self._usages: dict[str, tuple[int, QuotaUsage]] = {}
 
     def publish(self, change: Change) -> None:
         """Make a committed change hold, and tell it to all watches."""
@@ -148,6 +157,7 @@ class RoutingTable:
             + len(change.tenants) + len(change.removed_tenants)
             + len(change.workers) + len(change.removed_workers)
             + len(change.api_keys) + len(change.removed_api_keys)
+            + len(change.quotas) + len(change.removed_quotas)
         )  # fmt: skip
         self._history.append(_Published(self.state.version, change, count))
         self._history_entries += count
@@ -168,12 +178,14 @@ class RoutingTable:
         """Begin to tell a gateway, which routes by `version` (0: by nothing), what changes."""
         watch = Watch(gateway_id, self, version)
         self._watches.add(watch)
+        self._tell_moment()
         metrics.WATCHES.set(len(self._watches))
         return watch
 
     def unwatch(self, watch: Watch) -> None:
         """Forget a gateway, whose confirmation nobody waits for any more."""
         self._watches.discard(watch)
+        self._tell_moment()
         metrics.WATCHES.set(len(self._watches))
         self.notify_confirmed()
 
@@ -214,6 +226,39 @@ class RoutingTable:
         missed.reverse()
         return missed
 
+    def tell_usages(self, usages: Mapping[str, QuotaUsage]) -> None:
+        """Tell gateways what is used of quotas, by quota; what has not changed is not repeated."""
+        former = {quota_id: usage for quota_id, (_, usage) in self._usages.items()}
+        if former != usages:
+            self._tell_moment()
+            self._usages = {
+                quota_id: self._usages[quota_id]
+                if former.get(quota_id) == usage
+                else (self._moment, usage)
+                for quota_id, usage in usages.items()
+            }
+
+    def since_moment(self, moment: int, version: int) -> tuple[int, WatchTableResponse]:
+        """Give the present moment, and what has changed since another one beside the versions.
+
+        Args:
+            moment: 0: tell all.
+            version: That the gateway has been sent.
+        """
+        page = self.nothing()
+        page.version = version
+        page.quota_usages.extend(
+            QuotaUsageReport(quota_id=quota_id, usage=usage)
+            for quota_id, (changed, usage) in self._usages.items()
+            if changed > moment
+        )
+        return self._moment, page
+
+    def _tell_moment(self) -> None:
+        self._moment += 1
+        for watch in self._watches:
+            watch.wake()
+
     def snapshot(self) -> tuple[int, Iterator[WatchTableResponse]]:
         """Give the version and the pages of the whole table as it is now.
 
@@ -225,6 +270,7 @@ class RoutingTable:
             *state.databases.values(),
             *state.workers.values(),
             *state.api_keys.values(),
+            *state.quotas.values(),
             *(e for e in state.collections.values() if e.state == COLLECTION_STATE_ACTIVE),
         ]
         return state.version, self._pages(state.version, items, Change(), snapshot=True)
@@ -237,6 +283,7 @@ class RoutingTable:
             *change.databases,
             *change.workers,
             *change.api_keys,
+            *change.quotas,
             *(e for e in change.collections if e.state == COLLECTION_STATE_ACTIVE),
         ]
         return self._pages(published.version, items, change, snapshot=False)
@@ -259,6 +306,7 @@ class RoutingTable:
                 cluster_id=cluster_id,
                 expected_workers=self.expected_workers,
                 ready=ready,
+                gateway_count=len(self._watches),
             )
 
         current = page(first=True)
@@ -268,6 +316,7 @@ class RoutingTable:
         current.removed_tenants.extend(removed.removed_tenants)
         current.removed_worker_ids.extend(removed.removed_workers)
         current.removed_api_key_ids.extend(removed.removed_api_keys)
+        current.removed_quota_ids.extend(removed.removed_quotas)
         count = size = 0
         for item in items:
             if count >= MAX_PAGE_ENTRIES or (count and size + item.ByteSize() > MAX_PAGE_BYTES):
@@ -313,5 +362,7 @@ def _add(page: WatchTableResponse, item: _Item) -> None:
         page.databases.append(item)
     elif isinstance(item, ApiKeyEntry):
         page.api_keys.append(item)
+    elif isinstance(item, QuotaEntry):
+        page.quotas.append(item)
     else:
         page.tenants.append(item)

@@ -19,8 +19,8 @@ from shoal.internal.v1 import catalog_pb2
 from shoal.server import metrics
 from shoal.server.calls import Call
 from shoal.server.keys import ApiKey, digest_matches
+from shoal.server.scopes import Scope, covers, scope_of
 from shoal_gateway.rights import RULES, Requirement
-from shoal_gateway.scopes import Scope, covers, scope_of
 from shoal_gateway.table import RoutingTable
 
 __all__ = ["Access", "Caller"]

@@ -18,6 +18,7 @@ from shoal_gateway.api_keys import ApiKeys
 from shoal_gateway.collections import MAX_PAGE
 from shoal_gateway.coordinator import ASK_TIMEOUT_S, ask
 from shoal_gateway.deadlines import within
+from shoal_gateway.quotas import Quotas
 from shoal_gateway.routing import DEFAULT_TENANT
 from shoal_gateway.table import CollectionRoute, RoutingTable, ShardRoute
 from shoal_gateway.workers import WorkerStubs
@@ -61,6 +62,7 @@ class AdminService:
         self._limits = limits
         self._version = version
         self._api_keys = ApiKeys(table, catalog)
+        self._quotas = Quotas(table, catalog)
 
     async def heartbeat(
         self, _request: admin_service_pb2.HeartbeatRequest, _context: CallContext
@@ -273,6 +275,21 @@ class AdminService:
         self, request: admin_service_pb2.RevokeApiKeyRequest, context: CallContext
     ) -> admin_service_pb2.RevokeApiKeyResponse:
         return await self._api_keys.revoke(request, context)
+
+    async def set_quota(
+        self, request: admin_service_pb2.SetQuotaRequest, context: CallContext
+    ) -> admin_service_pb2.SetQuotaResponse:
+        return await self._quotas.set(request, context)
+
+    async def get_quota(
+        self, request: admin_service_pb2.GetQuotaRequest, context: CallContext
+    ) -> admin_service_pb2.GetQuotaResponse:
+        return await self._quotas.get(request, context)
+
+    async def list_quotas(
+        self, request: admin_service_pb2.ListQuotasRequest, context: CallContext
+    ) -> admin_service_pb2.ListQuotasResponse:
+        return await self._quotas.list(request, context)
 
     async def _ask_for_tenant(self, name: str, context: CallContext) -> catalog_pb2.TenantEntry:
         question = catalog_service_pb2.GetTenantRequest(name=name)

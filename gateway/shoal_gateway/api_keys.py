@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from shoal.internal.v1 import catalog_service_pb2
 from shoal.server.keys import ID_PATTERN, ApiKey
 from shoal.server.rpc import CallContext
+from shoal.server.scopes import check_scope, scope_of
 from shoal.v1 import admin_service_pb2
 from shoal.wire.validation import invalid, shown
 from shoal_gateway import tokens
@@ -16,7 +17,6 @@ from shoal_gateway.access import Caller
 from shoal_gateway.collections import MAX_PAGE
 from shoal_gateway.coordinator import ask
 from shoal_gateway.rights import ADMIN
-from shoal_gateway.scopes import check_scope, scope_of
 from shoal_gateway.table import RoutingTable
 
 if TYPE_CHECKING:

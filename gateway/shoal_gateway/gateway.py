@@ -23,6 +23,7 @@ from shoal_gateway.routing import Router
 from shoal_gateway.search import Searcher
 from shoal_gateway.selection import Selection
 from shoal_gateway.table import RoutingTable
+from shoal_gateway.throttle import Throttle
 from shoal_gateway.watch import TableWatch
 from shoal_gateway.workers import ControlStubs, DataStubs, ReleaseWorker, WorkerStubs
 from shoal_gateway.writes import Writer
@@ -74,7 +75,7 @@ class Gateway:
     ) -> None:
         clock = clock or HybridClock()
         self.table = RoutingTable()
-        self.guard: Guard | None = Access(self.table) if auth else None
+        self.guard: Guard = Throttle(self.table, Access(self.table) if auth else None)
         self._watch = TableWatch(self.table, routing_stub, str(uuid.uuid4()))
         self._stubs = WorkerStubs(worker_stub, control_stub, release_worker)
         self._tasks: list[asyncio.Task[None]] = []

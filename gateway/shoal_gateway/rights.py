@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from shoal.server.scopes import CLUSTER, Scope, scope_of
 from shoal.v1 import admin_service_pb2, collection_pb2
 from shoal_gateway.routing import DEFAULT_DATABASE, DEFAULT_TENANT
-from shoal_gateway.scopes import CLUSTER, Scope, scope_of
 from shoal_gateway.table import RoutingTable
 
 __all__ = ["RULES", "Requirement", "Rule"]
@@ -130,6 +130,23 @@ def _to_revoke_key(request: Any, table: RoutingTable) -> Iterator[Requirement]:
         yield Requirement((ADMIN,), (CLUSTER,))
 
 
+def _scope_of_quota(request: Any) -> Scope | None:
+    """The scope of a quota; None for that of a key."""
+    if request.subject.WhichOneof("subject") == "scope":
+        return scope_of(request.subject.scope)
+    return None
+
+
+def _to_set_quota(request: Any, _table: RoutingTable) -> Iterator[Requirement]:
+    """The right on what is around: nobody allows himself more than he was given."""
+    scope = _scope_of_quota(request)
+    yield Requirement((ADMIN,), (scope[:-1] if scope else CLUSTER,))
+
+
+def _to_get_quota(request: Any, _table: RoutingTable) -> Iterator[Requirement]:
+    yield Requirement((ADMIN,), (_scope_of_quota(request) or CLUSTER,))
+
+
 def _scopes(
     reference: collection_pb2.CollectionReference, table: RoutingTable, new_name: str | None = None
 ) -> tuple[Scope, ...]:
@@ -191,5 +208,8 @@ RULES: Final[Mapping[str, Rule]] = {
     # Those that the caller has no right on are left out.
     "shoal.v1.AdminService/ListApiKeys": _anywhere(ADMIN),
     "shoal.v1.AdminService/RevokeApiKey": _to_revoke_key,
+    "shoal.v1.AdminService/SetQuota": _to_set_quota,
+    "shoal.v1.AdminService/GetQuota": _to_get_quota,
+    "shoal.v1.AdminService/ListQuotas": _anywhere(ADMIN),
 }
 """By the method's full name. A method that is missing is refused to everybody."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from shoal.internal.v1 import catalog_pb2, routing_service_pb2, worker_service_pb2
 from shoal.server.buckets import buckets_of
+from shoal.v1 import admin_service_pb2
 
 __all__ = ["CollectionRoute", "RoutingTable", "ShardRoute"]
 
@@ -114,6 +115,7 @@ class RoutingTable:
         ready: Whether the cluster has been ready since this gateway started: all expected workers
             had registered.
         expected_workers: How many those are.
+        gateway_count: How many gateways follow the coordinator, this one included.
     """
 
     def __init__(self) -> None:
@@ -121,6 +123,7 @@ class RoutingTable:
         self.version = 0
         self.ready = False
         self.expected_workers = 0
+        self.gateway_count = 1
         self._collections: dict[str, CollectionRoute] = {}
         self._collection_ids: dict[tuple[str, str, str], str] = {}  # by tenant, database, name
         self._databases: dict[str, catalog_pb2.DatabaseEntry] = {}
@@ -128,6 +131,8 @@ class RoutingTable:
         self._tenants: dict[str, catalog_pb2.TenantEntry] = {}
         self._workers: dict[str, catalog_pb2.WorkerEntry] = {}
         self._api_keys: dict[str, catalog_pb2.ApiKeyEntry] = {}
+        self._quotas: dict[str, catalog_pb2.QuotaEntry] = {}
+        self._quota_usages: dict[str, admin_service_pb2.QuotaUsage] = {}
         # Deleted through this gateway, and still in the table. UUIDs are never used again, so that
         # what is here needs no version.
         self._deleted: set[str] = set()
@@ -147,12 +152,19 @@ class RoutingTable:
                 self._workers[worker.worker_id] = worker
             for key in page.api_keys:
                 self._api_keys[key.description.id] = key
+            for quota in page.quotas:
+                self._quotas[quota.quota_id] = quota
+            for report in page.quota_usages:
+                self._quota_usages[report.quota_id] = report.usage
             for entry in page.collections:
                 self._put_collection(entry)
         last = pages[-1]
         self.cluster_id = last.cluster_id
         self.version = last.version
         self.expected_workers = last.expected_workers
+        self.gateway_count = max(1, last.gateway_count)
+        for quota_id in self._quota_usages.keys() - self._quotas.keys():
+            del self._quota_usages[quota_id]
         self.ready = self.ready or last.ready
         self._deleted &= self._collections.keys()
         self._changed.set()
@@ -245,6 +257,23 @@ class RoutingTable:
         """Give all API keys in order of creation."""
         return sorted(self._api_keys.values(), key=lambda entry: entry.creation_number)
 
+    def quota(self, quota_id: str) -> catalog_pb2.QuotaEntry | None:
+        """Find a quota."""
+        return self._quotas.get(quota_id)
+
+    def quotas(self) -> list[catalog_pb2.QuotaEntry]:
+        """Give all quotas in order of creation."""
+        return sorted(self._quotas.values(), key=lambda entry: entry.creation_number)
+
+    def quota_usage(self, quota_id: str) -> admin_service_pb2.QuotaUsage | None:
+        """Give what is used of a quota, as far as it was told."""
+        return self._quota_usages.get(quota_id)
+
+    @property
+    def has_quotas(self) -> bool:
+        """Whether there is any quota."""
+        return bool(self._quotas)
+
     @property
     def api_key_count(self) -> int:
         """How many API keys there are."""
@@ -260,6 +289,7 @@ class RoutingTable:
         self._tenants.clear()
         self._workers.clear()
         self._api_keys.clear()
+        self._quotas.clear()
 
     def _remove(self, page: routing_service_pb2.WatchTableResponse) -> None:
         for collection_id in page.removed_collection_ids:
@@ -272,6 +302,8 @@ class RoutingTable:
             self._workers.pop(worker_id, None)
         for key_id in page.removed_api_key_ids:
             self._api_keys.pop(key_id, None)
+        for quota_id in page.removed_quota_ids:
+            self._quotas.pop(quota_id, None)
 
     def _put_collection(self, entry: catalog_pb2.CollectionEntry) -> None:
         self._remove_collection(entry.collection.id)

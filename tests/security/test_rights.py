@@ -12,10 +12,10 @@ from shoal.errors import PermissionDeniedError, ShoalError
 from shoal.internal.v1 import catalog_pb2, routing_service_pb2
 from shoal.server.calls import Call
 from shoal.server.methods import find_service
+from shoal.server.scopes import Scope
 from shoal.v1 import admin_service_pb2, collection_pb2
 from shoal_gateway.access import Access, Caller
 from shoal_gateway.rights import ADMIN, READ, RULES, WRITE
-from shoal_gateway.scopes import Scope
 from shoal_gateway.table import RoutingTable
 from tests.gateway.cluster import Cluster
 
@@ -61,6 +61,10 @@ NEEDED: dict[str, tuple[tuple[set[int], ...], Scope | None]] = {
     "AdminService/CreateApiKey": (({ADMIN}, {READ}), BOOKS),
     "AdminService/ListApiKeys": (({ADMIN},), None),
     "AdminService/RevokeApiKey": (({ADMIN},), BOOKS),
+    # That of BOOKS: nobody sets his own.
+    "AdminService/SetQuota": (({ADMIN},), DATABASE),
+    "AdminService/GetQuota": (({ADMIN},), BOOKS),
+    "AdminService/ListQuotas": (({ADMIN},), None),
 }
 
 
@@ -129,6 +133,8 @@ def request_for(method: str) -> Any:
         request.name = "main"
     if method.endswith("CreateApiKey"):
         request.grants.append(grant(BOOKS, READ))
+    if method.endswith(("SetQuota", "GetQuota")):
+        request.subject.scope.CopyFrom(grant(BOOKS, READ).scope)
     if method.endswith("RevokeApiKey"):
         request.id = KEY
     return request
@@ -233,6 +239,19 @@ def test_nobody_creates_a_key_that_may_more_than_his_own() -> None:
     request.grants.add().rights.append(admin_service_pb2.RIGHT_READ)
     assert not may(method, request, (TENANT, set(RIGHTS))), "a scope of no level is everything"
     assert may(method, request, (CLUSTER, set(RIGHTS)))
+
+
+def test_quotas_of_keys_and_of_everything_are_a_matter_of_the_cluster() -> None:
+    for method in ("SetQuota", "GetQuota"):
+        request = request_for(f"shoal.v1.AdminService/{method}")
+        for subject in (
+            admin_service_pb2.QuotaSubject(api_key_id=KEY),
+            admin_service_pb2.QuotaSubject(scope=grant(CLUSTER, READ).scope),
+            admin_service_pb2.QuotaSubject(),
+        ):
+            request.subject.CopyFrom(subject)
+            assert not may(f"shoal.v1.AdminService/{method}", request, (TENANT, set(RIGHTS)))
+            assert may(f"shoal.v1.AdminService/{method}", request, (CLUSTER, {ADMIN}))
 
 
 def test_a_key_that_is_not_known_can_be_revoked_by_who_may_revoke_all() -> None:

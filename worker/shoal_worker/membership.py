@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import structlog
@@ -24,6 +24,9 @@ from shoal.internal.v1.membership_service_pb2 import (
     RegisterWorkerResponse,
 )
 from shoal.server import rpc
+
+if TYPE_CHECKING:
+    from shoal_worker.usage import UsageReports
 
 __all__ = ["Membership"]
 
@@ -47,6 +50,7 @@ class Membership:
         cluster_id: Gives the cluster that its directory belongs to, or None.
         join: Makes its directory belong to a cluster, durably.
         held_shards: Gives what it holds.
+        usages: Tells what its shards hold.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Membership:
         cluster_id: Callable[[], UUID | None],
         join: Callable[[UUID], None],
         held_shards: Callable[[], list[HeldShard]],
+        usages: UsageReports,
     ) -> None:
         self._stub = stub
         self._worker_id = worker_id
@@ -67,6 +72,7 @@ class Membership:
         self._cluster_id = cluster_id
         self._join = join
         self._held_shards = held_shards
+        self._usages = usages
         self._task: asyncio.Task[None] | None = None
         self._registered = asyncio.Event()
         self._refused: asyncio.Future[None] | None = None
@@ -154,12 +160,14 @@ class Membership:
 
     async def _beat(self, heartbeat_s: float) -> None:
         """Send heartbeats until the coordinator does not know the worker."""
-        request = HeartbeatWorkerRequest(
-            worker_id=str(self._worker_id), process_id=str(self._process_id)
-        )
+        self._usages.forget()
         is_unreachable = False
         while True:
             await asyncio.sleep(heartbeat_s)
+            usages = await self._usages.changed()
+            request = HeartbeatWorkerRequest(
+                worker_id=str(self._worker_id), process_id=str(self._process_id), usages=usages
+            )
             try:
                 await rpc.call(self._stub.HeartbeatWorker, request, timeout_s=max(heartbeat_s, 1.0))
             except NotRegisteredError:
@@ -172,3 +180,4 @@ class Membership:
                 is_unreachable = True
             else:
                 is_unreachable = False
+                self._usages.answered(usages)

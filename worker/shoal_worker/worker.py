@@ -40,6 +40,7 @@ from shoal_worker.sealed import DamagedValueError
 from shoal_worker.service import ShardControlService, ShardDataService
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.shard import Shard
+from shoal_worker.usage import UsageReports
 from shoal_worker.writes import Write
 
 __all__ = ["Worker"]
@@ -131,6 +132,7 @@ class Worker:
             cluster_id=lambda: self.cluster_id,
             join=self.directory.join,
             held_shards=self._described_for_coordinator,
+            usages=UsageReports(self),
         )
         self._membership.start()
 

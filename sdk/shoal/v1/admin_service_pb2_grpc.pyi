@@ -90,6 +90,19 @@ class AdminServiceStub:
     NOT_FOUND; FAILED_PRECONDITION for the key that the coordinator was started
     with.
     """
+    SetQuota: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SetQuotaRequest, _admin_service_pb2.SetQuotaResponse]
+    """Sets the quota of an API key or a scope, in place of the one that it had; one
+    without limits is none. Nobody sets his own: for a scope it needs RIGHT_ADMIN
+    on the next larger one, for a key, and for the cluster, on the cluster. Over a
+    quota calls are RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, with google.rpc.RetryInfo
+    where waiting helps. Errors: INVALID_ARGUMENT, NOT_FOUND for an unknown key.
+    """
+    GetQuota: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetQuotaRequest, _admin_service_pb2.GetQuotaResponse]
+    """Gives the quota of an API key or a scope, and what is used of it. Needs
+    RIGHT_ADMIN on the scope, or on the cluster for a key's. Errors: NOT_FOUND.
+    """
+    ListQuotas: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListQuotasRequest, _admin_service_pb2.ListQuotasResponse]
+    """Lists the quotas that the caller could get, in order of creation."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -153,6 +166,19 @@ class AdminServiceAsyncStub(AdminServiceStub):
     NOT_FOUND; FAILED_PRECONDITION for the key that the coordinator was started
     with.
     """
+    SetQuota: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SetQuotaRequest, _admin_service_pb2.SetQuotaResponse]  # type: ignore[assignment]
+    """Sets the quota of an API key or a scope, in place of the one that it had; one
+    without limits is none. Nobody sets his own: for a scope it needs RIGHT_ADMIN
+    on the next larger one, for a key, and for the cluster, on the cluster. Over a
+    quota calls are RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, with google.rpc.RetryInfo
+    where waiting helps. Errors: INVALID_ARGUMENT, NOT_FOUND for an unknown key.
+    """
+    GetQuota: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetQuotaRequest, _admin_service_pb2.GetQuotaResponse]  # type: ignore[assignment]
+    """Gives the quota of an API key or a scope, and what is used of it. Needs
+    RIGHT_ADMIN on the scope, or on the cluster for a key's. Errors: NOT_FOUND.
+    """
+    ListQuotas: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListQuotasRequest, _admin_service_pb2.ListQuotasResponse]  # type: ignore[assignment]
+    """Lists the quotas that the caller could get, in order of creation."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tenants, databases and API keys, limits and status.
@@ -297,5 +323,36 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND; FAILED_PRECONDITION for the key that the coordinator was started
         with.
         """
+
+    @_abc_1.abstractmethod
+    def SetQuota(
+        self,
+        request: _admin_service_pb2.SetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.SetQuotaResponse, _abc.Awaitable[_admin_service_pb2.SetQuotaResponse]]:
+        """Sets the quota of an API key or a scope, in place of the one that it had; one
+        without limits is none. Nobody sets his own: for a scope it needs RIGHT_ADMIN
+        on the next larger one, for a key, and for the cluster, on the cluster. Over a
+        quota calls are RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, with google.rpc.RetryInfo
+        where waiting helps. Errors: INVALID_ARGUMENT, NOT_FOUND for an unknown key.
+        """
+
+    @_abc_1.abstractmethod
+    def GetQuota(
+        self,
+        request: _admin_service_pb2.GetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetQuotaResponse, _abc.Awaitable[_admin_service_pb2.GetQuotaResponse]]:
+        """Gives the quota of an API key or a scope, and what is used of it. Needs
+        RIGHT_ADMIN on the scope, or on the cluster for a key's. Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListQuotas(
+        self,
+        request: _admin_service_pb2.ListQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListQuotasResponse, _abc.Awaitable[_admin_service_pb2.ListQuotasResponse]]:
+        """Lists the quotas that the caller could get, in order of creation."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -322,3 +322,43 @@ class ApiKeyEntry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApiKeyEntry: _TypeAlias = ApiKeyEntry  # noqa: Y015
+
+@_typing.final
+class QuotaEntry(_message.Message):
+    """A quota in the catalog."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTA_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    CREATION_NUMBER_FIELD_NUMBER: _builtins.int
+    quota_id: _builtins.str
+    """Follows from the subject: `key/ID` or `scope/TENANT/DATABASE/COLLECTION`, as
+    far as the scope goes.
+    """
+    creation_number: _builtins.int
+    """Rises with every quota: the order of lists."""
+    @_builtins.property
+    def subject(self) -> _admin_service_pb2.QuotaSubject:
+        """Whose, its defaults filled in."""
+
+    @_builtins.property
+    def limits(self) -> _admin_service_pb2.QuotaLimits:
+        """What it allows; at least one limit."""
+
+    def __init__(
+        self,
+        *,
+        quota_id: _builtins.str = ...,
+        subject: _admin_service_pb2.QuotaSubject | None = ...,
+        limits: _admin_service_pb2.QuotaLimits | None = ...,
+        creation_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["creation_number", b"creation_number", "limits", b"limits", "quota_id", b"quota_id", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaEntry: _TypeAlias = QuotaEntry  # noqa: Y015

@@ -102,6 +102,11 @@ class CatalogServiceStub(object):
                 request_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyResponse.FromString,
                 _registered_method=True)
+        self.SetQuota = channel.unary_unary(
+                '/shoal.internal.v1.CatalogService/SetQuota',
+                request_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.SetQuotaRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.SetQuotaResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServiceServicer(object):
@@ -202,6 +207,13 @@ class CatalogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetQuota(self, request, context):
+        """Sets or removes a quota.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -269,6 +281,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.RevokeApiKey,
                     request_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'SetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQuota,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.SetQuotaRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_catalog__service__pb2.SetQuotaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -625,6 +642,33 @@ class CatalogService(object):
             '/shoal.internal.v1.CatalogService/RevokeApiKey',
             shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyRequest.SerializeToString,
             shoal_dot_internal_dot_v1_dot_catalog__service__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.CatalogService/SetQuota',
+            shoal_dot_internal_dot_v1_dot_catalog__service__pb2.SetQuotaRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_catalog__service__pb2.SetQuotaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,8 @@ class CatalogServiceStub:
     """Takes in an API key, which the gateway has made."""
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.RevokeApiKeyRequest, _catalog_service_pb2.RevokeApiKeyResponse]
     """Removes an API key."""
+    SetQuota: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.SetQuotaRequest, _catalog_service_pb2.SetQuotaResponse]
+    """Sets or removes a quota."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
@@ -101,6 +103,8 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Takes in an API key, which the gateway has made."""
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.RevokeApiKeyRequest, _catalog_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Removes an API key."""
+    SetQuota: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.SetQuotaRequest, _catalog_service_pb2.SetQuotaResponse]  # type: ignore[assignment]
+    """Sets or removes a quota."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the coordinator, used by gateways. Requests have been validated by
@@ -213,5 +217,13 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.RevokeApiKeyResponse, _abc.Awaitable[_catalog_service_pb2.RevokeApiKeyResponse]]:
         """Removes an API key."""
+
+    @_abc_1.abstractmethod
+    def SetQuota(
+        self,
+        request: _catalog_service_pb2.SetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.SetQuotaResponse, _abc.Awaitable[_catalog_service_pb2.SetQuotaResponse]]:
+        """Sets or removes a quota."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from shoal.internal.v1 import catalog_pb2 as shoal_dot_internal_dot_v1_dot_catalog__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*shoal/internal/v1/membership_service.proto\x12\x11shoal.internal.v1\x1a\x1fshoal/internal/v1/catalog.proto\"\x91\x01\n\x15RegisterWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\nprocess_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x12\n\ncluster_id\x18\x04 \x01(\t\x12,\n\x06shards\x18\x05 \x03(\x0b\x32\x1c.shoal.internal.v1.HeldShard\"_\n\tHeldShard\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x31\n\x05\x65ntry\x18\x03 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\"G\n\x16RegisterWorkerResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x02 \x01(\x01\"?\n\x16HeartbeatWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\nprocess_id\x18\x02 \x01(\t\"\x19\n\x17HeartbeatWorkerResponse2\xe4\x01\n\x11MembershipService\x12\x65\n\x0eRegisterWorker\x12(.shoal.internal.v1.RegisterWorkerRequest\x1a).shoal.internal.v1.RegisterWorkerResponse\x12h\n\x0fHeartbeatWorker\x12).shoal.internal.v1.HeartbeatWorkerRequest\x1a*.shoal.internal.v1.HeartbeatWorkerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*shoal/internal/v1/membership_service.proto\x12\x11shoal.internal.v1\x1a\x1fshoal/internal/v1/catalog.proto\"\x91\x01\n\x15RegisterWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\nprocess_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x12\n\ncluster_id\x18\x04 \x01(\t\x12,\n\x06shards\x18\x05 \x03(\x0b\x32\x1c.shoal.internal.v1.HeldShard\"_\n\tHeldShard\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x31\n\x05\x65ntry\x18\x03 \x01(\x0b\x32\".shoal.internal.v1.CollectionEntry\"G\n\x16RegisterWorkerResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x02 \x01(\x01\"n\n\x16HeartbeatWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\nprocess_id\x18\x02 \x01(\t\x12-\n\x06usages\x18\x03 \x03(\x0b\x32\x1d.shoal.internal.v1.ShardUsage\"H\n\nShardUsage\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x14\n\x0crecord_count\x18\x02 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\"\x19\n\x17HeartbeatWorkerResponse2\xe4\x01\n\x11MembershipService\x12\x65\n\x0eRegisterWorker\x12(.shoal.internal.v1.RegisterWorkerRequest\x1a).shoal.internal.v1.RegisterWorkerResponse\x12h\n\x0fHeartbeatWorker\x12).shoal.internal.v1.HeartbeatWorkerRequest\x1a*.shoal.internal.v1.HeartbeatWorkerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,9 +39,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERWORKERRESPONSE']._serialized_start=343
   _globals['_REGISTERWORKERRESPONSE']._serialized_end=414
   _globals['_HEARTBEATWORKERREQUEST']._serialized_start=416
-  _globals['_HEARTBEATWORKERREQUEST']._serialized_end=479
-  _globals['_HEARTBEATWORKERRESPONSE']._serialized_start=481
-  _globals['_HEARTBEATWORKERRESPONSE']._serialized_end=506
-  _globals['_MEMBERSHIPSERVICE']._serialized_start=509
-  _globals['_MEMBERSHIPSERVICE']._serialized_end=737
+  _globals['_HEARTBEATWORKERREQUEST']._serialized_end=526
+  _globals['_SHARDUSAGE']._serialized_start=528
+  _globals['_SHARDUSAGE']._serialized_end=600
+  _globals['_HEARTBEATWORKERRESPONSE']._serialized_start=602
+  _globals['_HEARTBEATWORKERRESPONSE']._serialized_end=627
+  _globals['_MEMBERSHIPSERVICE']._serialized_start=630
+  _globals['_MEMBERSHIPSERVICE']._serialized_end=858
 # @@protoc_insertion_point(module_scope)

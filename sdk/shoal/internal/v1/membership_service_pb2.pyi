@@ -127,23 +127,61 @@ class HeartbeatWorkerRequest(_message.Message):
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     PROCESS_ID_FIELD_NUMBER: _builtins.int
+    USAGES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker."""
     process_id: _builtins.str
     """This run of its process."""
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardUsage]:
+        """Shards whose use has changed since the last heartbeat that was answered, at
+        most 1,000; after registering, all of them, over some heartbeats.
+        """
+
     def __init__(
         self,
         *,
         worker_id: _builtins.str = ...,
         process_id: _builtins.str = ...,
+        usages: _abc.Iterable[Global___ShardUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["process_id", b"process_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["process_id", b"process_id", "usages", b"usages", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatWorkerRequest: _TypeAlias = HeartbeatWorkerRequest  # noqa: Y015
+
+@_typing.final
+class ShardUsage(_message.Message):
+    """What a shard holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_ID_FIELD_NUMBER: _builtins.int
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    shard_id: _builtins.str
+    """The shard."""
+    record_count: _builtins.int
+    """Records."""
+    disk_bytes: _builtins.int
+    """Bytes of its files."""
+    def __init__(
+        self,
+        *,
+        shard_id: _builtins.str = ...,
+        record_count: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_bytes", b"disk_bytes", "record_count", b"record_count", "shard_id", b"shard_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardUsage: _TypeAlias = ShardUsage  # noqa: Y015
 
 @_typing.final
 class HeartbeatWorkerResponse(_message.Message):

@@ -23,19 +23,22 @@ _sym_db = _symbol_database.Default()
 
 
 from shoal.internal.v1 import catalog_pb2 as shoal_dot_internal_dot_v1_dot_catalog__pb2
+from shoal.v1 import admin_service_pb2 as shoal_dot_v1_dot_admin__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shoal/internal/v1/routing_service.proto\x12\x11shoal.internal.v1\x1a\x1fshoal/internal/v1/catalog.proto\"L\n\x11WatchTableRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\"\x9a\x04\n\x12WatchTableResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x16\n\x0esnapshot_start\x18\x02 \x01(\x08\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x12\n\ncluster_id\x18\x04 \x01(\t\x12\x37\n\x0b\x63ollections\x18\x05 \x03(\x0b\x32\".shoal.internal.v1.CollectionEntry\x12\x1e\n\x16removed_collection_ids\x18\x06 \x03(\t\x12/\n\x07workers\x18\x07 \x03(\x0b\x32\x1e.shoal.internal.v1.WorkerEntry\x12\x1a\n\x12removed_worker_ids\x18\x08 \x03(\t\x12\x33\n\tdatabases\x18\t \x03(\x0b\x32 .shoal.internal.v1.DatabaseEntry\x12\x1c\n\x14removed_database_ids\x18\n \x03(\t\x12/\n\x07tenants\x18\x0b \x03(\x0b\x32\x1e.shoal.internal.v1.TenantEntry\x12\x17\n\x0fremoved_tenants\x18\x0c \x03(\t\x12\x18\n\x10\x65xpected_workers\x18\r \x01(\r\x12\r\n\x05ready\x18\x0e \x01(\x08\x12\x30\n\x08\x61pi_keys\x18\x0f \x03(\x0b\x32\x1e.shoal.internal.v1.ApiKeyEntry\x12\x1b\n\x13removed_api_key_ids\x18\x10 \x03(\t2o\n\x0eRoutingService\x12]\n\nWatchTable\x12$.shoal.internal.v1.WatchTableRequest\x1a%.shoal.internal.v1.WatchTableResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shoal/internal/v1/routing_service.proto\x12\x11shoal.internal.v1\x1a\x1fshoal/internal/v1/catalog.proto\x1a\x1cshoal/v1/admin_service.proto\"L\n\x11WatchTableRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\"\xb6\x05\n\x12WatchTableResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x16\n\x0esnapshot_start\x18\x02 \x01(\x08\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x12\n\ncluster_id\x18\x04 \x01(\t\x12\x37\n\x0b\x63ollections\x18\x05 \x03(\x0b\x32\".shoal.internal.v1.CollectionEntry\x12\x1e\n\x16removed_collection_ids\x18\x06 \x03(\t\x12/\n\x07workers\x18\x07 \x03(\x0b\x32\x1e.shoal.internal.v1.WorkerEntry\x12\x1a\n\x12removed_worker_ids\x18\x08 \x03(\t\x12\x33\n\tdatabases\x18\t \x03(\x0b\x32 .shoal.internal.v1.DatabaseEntry\x12\x1c\n\x14removed_database_ids\x18\n \x03(\t\x12/\n\x07tenants\x18\x0b \x03(\x0b\x32\x1e.shoal.internal.v1.TenantEntry\x12\x17\n\x0fremoved_tenants\x18\x0c \x03(\t\x12\x18\n\x10\x65xpected_workers\x18\r \x01(\r\x12\r\n\x05ready\x18\x0e \x01(\x08\x12\x30\n\x08\x61pi_keys\x18\x0f \x03(\x0b\x32\x1e.shoal.internal.v1.ApiKeyEntry\x12\x1b\n\x13removed_api_key_ids\x18\x10 \x03(\t\x12-\n\x06quotas\x18\x11 \x03(\x0b\x32\x1d.shoal.internal.v1.QuotaEntry\x12\x19\n\x11removed_quota_ids\x18\x12 \x03(\t\x12\x15\n\rgateway_count\x18\x13 \x01(\r\x12\x39\n\x0cquota_usages\x18\x14 \x03(\x0b\x32#.shoal.internal.v1.QuotaUsageReport\"I\n\x10QuotaUsageReport\x12\x10\n\x08quota_id\x18\x01 \x01(\t\x12#\n\x05usage\x18\x02 \x01(\x0b\x32\x14.shoal.v1.QuotaUsage2o\n\x0eRoutingService\x12]\n\nWatchTable\x12$.shoal.internal.v1.WatchTableRequest\x1a%.shoal.internal.v1.WatchTableResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.internal.v1.routing_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WATCHTABLEREQUEST']._serialized_start=95
-  _globals['_WATCHTABLEREQUEST']._serialized_end=171
-  _globals['_WATCHTABLERESPONSE']._serialized_start=174
-  _globals['_WATCHTABLERESPONSE']._serialized_end=712
-  _globals['_ROUTINGSERVICE']._serialized_start=714
-  _globals['_ROUTINGSERVICE']._serialized_end=825
+  _globals['_WATCHTABLEREQUEST']._serialized_start=125
+  _globals['_WATCHTABLEREQUEST']._serialized_end=201
+  _globals['_WATCHTABLERESPONSE']._serialized_start=204
+  _globals['_WATCHTABLERESPONSE']._serialized_end=898
+  _globals['_QUOTAUSAGEREPORT']._serialized_start=900
+  _globals['_QUOTAUSAGEREPORT']._serialized_end=973
+  _globals['_ROUTINGSERVICE']._serialized_start=975
+  _globals['_ROUTINGSERVICE']._serialized_end=1086
 # @@protoc_insertion_point(module_scope)

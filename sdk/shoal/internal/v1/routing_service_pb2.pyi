@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from shoal.internal.v1 import catalog_pb2 as _catalog_pb2
+from shoal.v1 import admin_service_pb2 as _admin_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -76,6 +77,10 @@ class WatchTableResponse(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     API_KEYS_FIELD_NUMBER: _builtins.int
     REMOVED_API_KEY_IDS_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    REMOVED_QUOTA_IDS_FIELD_NUMBER: _builtins.int
+    GATEWAY_COUNT_FIELD_NUMBER: _builtins.int
+    QUOTA_USAGES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version that holds once this update, and those of its version that
     follow, are applied.
@@ -92,6 +97,10 @@ class WatchTableResponse(_message.Message):
     """Workers that must have registered before the cluster is ready."""
     ready: _builtins.bool
     """Whether that many workers have registered since the coordinator started."""
+    gateway_count: _builtins.int
+    """Live watches, this one included: rates are shared out among so many gateways.
+    Of the moment, and not of the version.
+    """
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_catalog_pb2.CollectionEntry]:
         """New or changed."""
@@ -132,6 +141,20 @@ class WatchTableResponse(_message.Message):
     def removed_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Revoked."""
 
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[_catalog_pb2.QuotaEntry]:
+        """New or changed."""
+
+    @_builtins.property
+    def removed_quota_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Gone."""
+
+    @_builtins.property
+    def quota_usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaUsageReport]:
+        """What is used of quotas, where that has changed; at most each second. Of the
+        moment, and not of the version.
+        """
+
     def __init__(
         self,
         *,
@@ -151,11 +174,43 @@ class WatchTableResponse(_message.Message):
         ready: _builtins.bool = ...,
         api_keys: _abc.Iterable[_catalog_pb2.ApiKeyEntry] | None = ...,
         removed_api_key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        quotas: _abc.Iterable[_catalog_pb2.QuotaEntry] | None = ...,
+        removed_quota_ids: _abc.Iterable[_builtins.str] | None = ...,
+        gateway_count: _builtins.int = ...,
+        quota_usages: _abc.Iterable[Global___QuotaUsageReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_keys", b"api_keys", "cluster_id", b"cluster_id", "collections", b"collections", "databases", b"databases", "expected_workers", b"expected_workers", "more", b"more", "ready", b"ready", "removed_api_key_ids", b"removed_api_key_ids", "removed_collection_ids", b"removed_collection_ids", "removed_database_ids", b"removed_database_ids", "removed_tenants", b"removed_tenants", "removed_worker_ids", b"removed_worker_ids", "snapshot_start", b"snapshot_start", "tenants", b"tenants", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_keys", b"api_keys", "cluster_id", b"cluster_id", "collections", b"collections", "databases", b"databases", "expected_workers", b"expected_workers", "gateway_count", b"gateway_count", "more", b"more", "quota_usages", b"quota_usages", "quotas", b"quotas", "ready", b"ready", "removed_api_key_ids", b"removed_api_key_ids", "removed_collection_ids", b"removed_collection_ids", "removed_database_ids", b"removed_database_ids", "removed_quota_ids", b"removed_quota_ids", "removed_tenants", b"removed_tenants", "removed_worker_ids", b"removed_worker_ids", "snapshot_start", b"snapshot_start", "tenants", b"tenants", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchTableResponse: _TypeAlias = WatchTableResponse  # noqa: Y015
+
+@_typing.final
+class QuotaUsageReport(_message.Message):
+    """What is used of a quota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTA_ID_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    quota_id: _builtins.str
+    """The quota."""
+    @_builtins.property
+    def usage(self) -> _admin_service_pb2.QuotaUsage:
+        """What is used."""
+
+    def __init__(
+        self,
+        *,
+        quota_id: _builtins.str = ...,
+        usage: _admin_service_pb2.QuotaUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quota_id", b"quota_id", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaUsageReport: _TypeAlias = QuotaUsageReport  # noqa: Y015

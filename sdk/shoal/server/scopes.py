@@ -11,7 +11,6 @@ from typing import Final, TypeAlias
 
 from shoal.v1 import admin_service_pb2
 from shoal.wire.validation import check_name, invalid
-from shoal_gateway.routing import DEFAULT_DATABASE, DEFAULT_TENANT
 
 __all__ = ["CLUSTER", "Scope", "check_scope", "covers", "scope_of"]
 
@@ -21,7 +20,7 @@ CLUSTER: Final[Scope] = ()
 """Everything."""
 
 _NAMES: Final = ("tenant", "database", "collection")
-_DEFAULTS: Final = (DEFAULT_TENANT, DEFAULT_DATABASE, "")
+_DEFAULTS: Final = ("default_tenant", "default_database", "")
 _NAME_COUNTS: Final = {
     admin_service_pb2.SCOPE_LEVEL_CLUSTER: 0,
     admin_service_pb2.SCOPE_LEVEL_TENANT: 1,

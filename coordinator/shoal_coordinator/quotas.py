@@ -1,0 +1,156 @@
+"""Quotas in the catalog, and what is used of them.
+
+Collections are counted where they are created, by the decision that reserves one, so that their
+number is exact. Records and bytes are what workers report with their heartbeats: the coordinator
+adds them up once a second and tells the gateways, which refuse. It keeps the reports in memory
+alone: after a restart workers register again, and report everything anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from shoal.errors import NotFoundError, QuotaExceededError
+from shoal.internal.v1.catalog_pb2 import CollectionEntry, QuotaEntry
+from shoal.internal.v1.membership_service_pb2 import ShardUsage
+from shoal.server.scopes import Scope, covers, scope_of
+from shoal.v1.admin_service_pb2 import QuotaLimits, QuotaSubject, QuotaUsage
+from shoal_coordinator.changes import Changes
+from shoal_coordinator.state import MAX_QUOTAS, CatalogState, Change, check_room
+from shoal_coordinator.table import RoutingTable
+
+if TYPE_CHECKING:
+    from shoal_coordinator.lifecycle import Lifecycle
+
+__all__ = ["Quotas", "Usage", "check_collection_quota"]
+
+_TELL_EVERY_S: Final = 1.0
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class Quotas:
+    """Sets and removes quotas."""
+
+    def __init__(self, changes: Changes, lifecycle: Lifecycle) -> None:
+        self._changes = changes
+        self._lifecycle = lifecycle
+
+    async def set(self, quota_id: str, subject: QuotaSubject, limits: QuotaLimits) -> None:
+        """Put limits in the place of those that there were; none: remove the quota.
+
+        Raises:
+            NotFoundError: The key that it is for does not exist.
+            QuotaExceededError: There are too many quotas.
+        """
+
+        def decide(state: CatalogState) -> tuple[Change | None, None]:
+            known = state.quotas.get(quota_id)
+            if not limits.ListFields():
+                return (None if known is None else Change(removed_quotas=(quota_id,))), None
+            if subject.WhichOneof("subject") == "api_key_id" and (
+                subject.api_key_id not in state.api_keys
+            ):
+                raise NotFoundError(f"there is no API key with ID {subject.api_key_id}")
+            if known is None:
+                check_room("quotas", len(state.quotas), MAX_QUOTAS)
+            number = state.next_creation_number if known is None else known.creation_number
+            entry = QuotaEntry(
+                quota_id=quota_id, subject=subject, limits=limits, creation_number=number
+            )
+            return Change(quotas=(entry,)), None
+
+        _, version = await self._changes.make(decide)
+        await self._lifecycle.confirm(version)
+        _log.info("quota_set", quota_id=quota_id)
+
+
+class Usage:
+    """Adds up what workers report, and tells the table."""
+
+    def __init__(self, table: RoutingTable) -> None:
+        self._table = table
+        self._shards: dict[str, ShardUsage] = {}
+
+    def report(self, usages: Iterable[ShardUsage]) -> None:
+        """Take in what a worker has reported."""
+        for usage in usages:
+            self._shards[usage.shard_id] = usage
+
+    async def tell(self) -> None:
+        """Tell the table once a second, until cancelled."""
+        while True:
+            await asyncio.sleep(_TELL_EVERY_S)
+            state = self._table.state
+            if len(self._shards) > 2 * len(state.collection_of_shard):
+                kept = state.collection_of_shard
+                self._shards = {i: u for i, u in self._shards.items() if i in kept}
+            self._table.tell_usages(self.of_quotas())
+
+    def of_quotas(self) -> dict[str, QuotaUsage]:
+        """Give what is used of each quota that limits more than rates."""
+        state = self._table.state
+        scopes = {
+            quota_id: scope_of(quota.subject.scope)
+            for quota_id, quota in state.quotas.items()
+            if any(
+                quota.limits.HasField(name)
+                for name in ("max_collections", "max_records", "max_bytes")
+            )
+        }
+        usages = {quota_id: QuotaUsage() for quota_id in scopes}
+        if not scopes:
+            return usages
+        by_scope: dict[Scope, list[QuotaUsage]] = {}
+        for quota_id, scope in scopes.items():
+            by_scope.setdefault(scope, []).append(usages[quota_id])
+        for entry in state.collections.values():
+            names = _names(entry)
+            of_entry = [
+                usage
+                for length in range(len(names) + 1)
+                for usage in by_scope.get(names[:length], ())
+            ]
+            for usage in of_entry:
+                usage.collections += 1
+                for shard in entry.shards:
+                    reported = self._shards.get(shard.shard_id)
+                    if reported is not None:
+                        usage.records += reported.record_count
+                        usage.bytes += reported.disk_bytes
+        return usages
+
+
+def check_collection_quota(state: CatalogState, names: Scope) -> None:
+    """Make sure that one more collection may be made.
+
+    Args:
+        state: Reservations included.
+        names: Of its tenant, its database and itself.
+
+    Raises:
+        QuotaExceededError: A quota of its scopes does not allow it.
+    """
+    for quota in state.quotas.values():
+        if not quota.limits.HasField("max_collections"):
+            continue
+        scope = scope_of(quota.subject.scope)
+        if not covers(scope, names):
+            continue
+        limit = quota.limits.max_collections
+        count = sum(covers(scope, _names(entry)) for entry in state.collections.values())
+        if count >= limit:
+            raise QuotaExceededError(
+                f"{'/'.join(scope) or 'the cluster'} has {count} collections, its quota is {limit}:"
+                " delete one, or have the quota raised",
+                metadata={"limit": "max_collections", "value": str(limit)},
+            )
+
+
+def _names(entry: CollectionEntry) -> Scope:
+    collection = entry.collection
+    return collection.tenant, collection.database, collection.name
