@@ -18,6 +18,7 @@ from shoal.internal.v1.worker_service_pb2 import WriteShardResponse
 from shoal.server.clock import HybridClock, wall_ms
 from shoal_worker.apply import Changes, HoldsVectors, apply
 from shoal_worker.environment import Transaction
+from shoal_worker.indexes import Indexes
 from shoal_worker.log import Log
 from shoal_worker.matching import Selection, matching_rows
 from shoal_worker.resolve import resolve_deletion, resolve_patch, resolve_put
@@ -36,11 +37,13 @@ class Commit:
         meta: The shard after it.
         outcomes: For each batch its answer, or why it was refused.
         changes: What each entry changed among the vectors, with the entry's sequence.
+        changed_count: Rows that the entries changed, each as often as it was changed.
     """
 
     meta: Meta
     outcomes: list[WriteShardResponse | ShoalError] = field(default_factory=list)
     changes: list[tuple[int, Changes]] = field(default_factory=list)
+    changed_count: int = 0
 
 
 class _Current:
@@ -66,9 +69,12 @@ class _Current:
 class Committer:
     """Takes batches into a write transaction."""
 
-    def __init__(self, store: Store, log: Log, clock: HybridClock, shard_id: str) -> None:
+    def __init__(
+        self, store: Store, log: Log, indexes: Indexes, clock: HybridClock, shard_id: str
+    ) -> None:
         self._store = store
         self._log = log
+        self._indexes = indexes
         self._clock = clock
         self._shard_id = shard_id
 
@@ -95,6 +101,8 @@ class Committer:
                 commit.outcomes.append(entry)
                 continue
             meta, (sequence,) = self._log.append(txn, commit.meta, [entry])
+            # What the entry replaces is noted while it is still there.
+            commit.changed_count += self._indexes.journal.note(txn, sequence, entry)
             commit.meta, changes = apply(txn, self._store, meta, entry, holds)
             commit.changes.append((sequence, changes))
             commit.outcomes.append(entry.outcome)

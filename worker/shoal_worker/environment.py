@@ -78,6 +78,7 @@ class Environment:
     Args:
         path: The file; its directory must exist.
         databases: Names of the databases, created where missing if `create`.
+        derived: Names of databases that can be made again: created where missing in any case.
         create: Whether the file may be made. Otherwise it must be there.
         initial_map_bytes: Address space to begin with.
     """
@@ -88,6 +89,7 @@ class Environment:
         databases: Sequence[str],
         *,
         create: bool,
+        derived: Sequence[str] = (),
         initial_map_bytes: int = INITIAL_MAP_BYTES,
     ) -> None:
         if not create and not path.is_file():
@@ -103,7 +105,7 @@ class Environment:
             str(path),
             subdir=False,
             map_size=map_bytes,
-            max_dbs=len(databases),
+            max_dbs=len(databases) + len(derived),
             max_readers=MAX_READERS,
             create=create,
             # Reads touch scattered pages; the kernel's read-ahead would fetch their neighbours.
@@ -112,7 +114,10 @@ class Environment:
         self._map_bytes = map_bytes
         # A killed process leaves its reader slots behind, and with them old pages pinned.
         self._environment.reader_check()
-        self.databases: Mapping[str, Database] = self._open_databases(databases, create)
+        self.databases: Mapping[str, Database] = {
+            **self._open_databases(databases, create),
+            **self._open_databases(derived, True),
+        }
         self._gate = threading.Condition()
         self._live = 0  # guarded by _gate: transactions that are under way
         self._shut = False  # guarded by _gate: no new transaction may begin

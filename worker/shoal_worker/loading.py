@@ -19,12 +19,14 @@ from shoal.errors import DataLossError, FailedPreconditionError
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal_worker import metrics
 from shoal_worker.checkpoints import newest_checkpoint
-from shoal_worker.environment import Environment
+from shoal_worker.derived import DERIVED_DATABASES, indexes_of
+from shoal_worker.environment import Environment, Transaction
 from shoal_worker.fresh import FreshWriter
 from shoal_worker.graph import Graph
 from shoal_worker.identity import Configuration
+from shoal_worker.indexes import Indexes
 from shoal_worker.layout import RECORDS_FILE
-from shoal_worker.sealed import DamagedValueError
+from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.state import State
 from shoal_worker.store import DATABASES, FORMAT, Meta, Store
 
@@ -38,11 +40,19 @@ _STEP: Final = 4096
 
 def create_records(directory: Path, cluster_id: UUID, shard_id: UUID) -> None:
     """Make the empty records of a new shard, durable."""
-    environment = Environment(directory / RECORDS_FILE, DATABASES, create=True)
+    environment = Environment(
+        directory / RECORDS_FILE, DATABASES, create=True, derived=DERIVED_DATABASES
+    )
     try:
         store = Store(environment)
+        indexes = indexes_of(environment, store)
         meta = Meta(FORMAT, 0, 0, 1, 0, 0, 0, 0, 0, cluster_id, shard_id)
-        environment.write(lambda txn: store.put_meta(txn, meta))
+
+        def fill(txn: Transaction) -> None:
+            store.put_meta(txn, meta)
+            indexes.begin(txn)
+
+        environment.write(fill)
     finally:
         environment.close()
 
@@ -62,12 +72,14 @@ class Loaded:
     Attributes:
         environment: Its records, open; the receiver closes it.
         store: Their schema.
+        indexes: What is derived from them, usable.
         fresh: The fresh set.
         state: What readers see first.
     """
 
     environment: Environment
     store: Store
+    indexes: Indexes
     fresh: FreshWriter
     state: State
 
@@ -84,7 +96,11 @@ def load(
     shard_id, collection_id = identity.shard_id, identity.entry.collection.id
     try:
         environment = Environment(
-            directory / RECORDS_FILE, DATABASES, create=False, initial_map_bytes=initial_map_bytes
+            directory / RECORDS_FILE,
+            DATABASES,
+            create=False,
+            derived=DERIVED_DATABASES,
+            initial_map_bytes=initial_map_bytes,
         )
     except FileNotFoundError as error:
         raise data_loss(shard_id, collection_id, "its records are gone") from error
@@ -98,6 +114,7 @@ def load(
         _check(meta, identity)
         graph = _load_graph(directory, meta, shard_id, configuration)
         fresh = _load_fresh(environment, store, meta, graph)
+        indexes = _load_indexes(environment, store, meta, shard_id)
     except (DamagedValueError, lmdb.Error) as error:
         environment.close()
         raise data_loss(shard_id, collection_id, str(error)) from error
@@ -105,7 +122,30 @@ def load(
         environment.close()
         raise
     state = State(meta, graph, fresh.snapshot(meta.sequence))
-    return Loaded(environment, store, fresh, state)
+    return Loaded(environment, store, indexes, fresh, state)
+
+
+def _load_indexes(environment: Environment, store: Store, meta: Meta, shard_id: str) -> Indexes:
+    """Give the indexes; those that cannot be used are emptied, and built behind."""
+    indexes = indexes_of(environment, store)
+    with environment.read() as txn:
+        unusable = indexes.unusable(txn, meta)
+        if not unusable:
+            try:
+                indexes.count_backlog(txn)
+            except DamagedIndexError:
+                unusable = list(indexes.all)
+    if unusable:
+        environment.write(lambda txn: indexes.drop(txn, meta, unusable))
+        indexes.dropped(unusable)
+        for index in unusable:
+            metrics.DROPPED_INDEXES.labels(index.name).inc()
+        _logger.warning(
+            "indexes_dropped", shard_id=shard_id, indexes=[index.name for index in unusable]
+        )
+        with environment.read() as txn:
+            indexes.count_backlog(txn)
+    return indexes
 
 
 def _check(meta: Meta, identity: ShardIdentity) -> None:

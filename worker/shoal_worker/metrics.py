@@ -27,6 +27,18 @@ BUILD_SECONDS: Final = histogram(
     buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
 )
 FAILED_BUILDS: Final = counter("shoal_failed_graph_builds", "Graph builds that failed.")
+INDEX_STEP_SECONDS: Final = histogram(
+    "shoal_index_step_seconds",
+    "Steps that take changes of a shard into its indexes, from the first read to the commit.",
+)
+FAILED_INDEX_STEPS: Final = counter(
+    "shoal_failed_index_steps", "Steps of indexing that failed; they are tried again."
+)
+DROPPED_INDEXES: Final = counter(
+    "shoal_dropped_indexes",
+    "Indexes that were missing, damaged or of another format, and are built again.",
+    ("index",),
+)
 OPEN_SHARDS: Final = gauge("shoal_open_shards", "Shards whose files are open.")
 HELD_SHARDS: Final = gauge("shoal_held_shards", "Shards that workers of this process hold.")
 LOST_SHARDS: Final = gauge(

@@ -12,7 +12,14 @@ from typing import Final
 
 import xxhash
 
-__all__ = ["SEAL_BYTES", "DamagedValueError", "seal", "unseal"]
+__all__ = [
+    "SEAL_BYTES",
+    "DamagedIndexError",
+    "DamagedValueError",
+    "seal",
+    "unseal",
+    "unseal_derived",
+]
 
 SEAL_BYTES: Final = 4
 _SEAL: Final = struct.Struct("<I")
@@ -21,6 +28,10 @@ _digest = xxhash.xxh3_64_intdigest
 
 class DamagedValueError(Exception):
     """A stored value is not what was stored. The shard reports it as DATA_LOSS."""
+
+
+class DamagedIndexError(Exception):
+    """Something derived is not what was stored. It is dropped and made again; nothing is lost."""
 
 
 def seal(payload: bytes, place: int) -> bytes:
@@ -44,4 +55,17 @@ def unseal(value: bytes | memoryview, place: int, what: str) -> bytes:
     payload = stored[:-SEAL_BYTES]
     if stored[-SEAL_BYTES:] != _SEAL.pack(_digest(payload, place) & 0xFFFFFFFF):
         raise DamagedValueError(f"{what} {place} is damaged: its checksum does not fit")
+    return payload
+
+
+def unseal_derived(value: bytes | memoryview, place: int, what: str) -> bytes:
+    """Give the payload of a sealed value of something derived, copied.
+
+    Raises:
+        DamagedIndexError: If the checksum does not fit.
+    """
+    stored = bytes(value)
+    payload = stored[:-SEAL_BYTES]
+    if stored[-SEAL_BYTES:] != _SEAL.pack(_digest(payload, place) & 0xFFFFFFFF):
+        raise DamagedIndexError(f"{what} {place} is damaged: its checksum does not fit")
     return payload

@@ -42,13 +42,14 @@ from shoal_worker.commit import Commit, Committer
 from shoal_worker.environment import (
     INITIAL_MAP_BYTES,
     EnvironmentClosedError,
+    Transaction,
 )
 from shoal_worker.fresh import FRESH_OVERHEAD_BYTES
 from shoal_worker.graph import DamagedCheckpointError, Graph
 from shoal_worker.identity import Configuration, configuration_of
 from shoal_worker.loading import data_loss, load
 from shoal_worker.log import Log
-from shoal_worker.sealed import DamagedValueError
+from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.state import Pinned, Publication, State
 from shoal_worker.writes import Write
 
@@ -116,9 +117,12 @@ class Shard:
         loaded = load(directory, identity, self.configuration, initial_map_bytes)
         self._environment = loaded.environment
         self.store = loaded.store
+        self.indexes = loaded.indexes
         self._fresh = loaded.fresh
         self._publication = Publication(loaded.state)
-        self._committer = Committer(self.store, Log(self._environment), clock, self.shard_id)
+        self._committer = Committer(
+            self.store, Log(self._environment), self.indexes, clock, self.shard_id
+        )
         clock.merge(loaded.state.meta.last_ordinal)
         self._lock = threading.Lock()
         self._queue: deque[_Waiting] = deque()  # guarded by _lock
@@ -312,6 +316,7 @@ class Shard:
         self._clock.merge(commit.meta.last_ordinal)
         clock = self._clock.now()
         metrics.COMMITTED_WRITES.inc(len(commit.changes))
+        self.indexes.noted(commit.changed_count)
         for waiting, outcome in zip(group, commit.outcomes, strict=True):
             if isinstance(outcome, ShoalError):
                 waiting.answer.set_exception(outcome)
@@ -380,6 +385,29 @@ class Shard:
                 raise EnvironmentClosedError(str(self.directory))
             self._tasks.append(task)
             self._start_draining()
+
+    def write_derived(self, work: Callable[[Transaction], None]) -> Future[None]:
+        """Change what is derived, in a transaction of its own between two commits.
+
+        What `work` raises is raised to who waits, and nothing is changed. A commit that fails
+        closes the shard, as any other does.
+        """
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self._check_disk(0)
+                self._environment.write(work)
+            except (DamagedIndexError, DamagedValueError, OverloadedError) as error:
+                done.set_exception(error)
+            except (lmdb.Error, OSError, EnvironmentClosedError) as error:
+                done.set_exception(error)
+                self._fail([], error)
+            else:
+                done.set_result(None)
+
+        self.run_exclusively(run)
+        return done
 
     def adopt_graph(self, sequence: int) -> Future[None]:
         """Open a checkpoint that was built, and publish it between two commits.

@@ -34,6 +34,7 @@ from shoal.server.clock import HybridClock
 from shoal_worker.building import Building
 from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.holding import HeldShards, Holding
+from shoal_worker.indexing import Indexing
 from shoal_worker.layout import DataDirectory
 from shoal_worker.membership import Membership
 from shoal_worker.sealed import DamagedValueError
@@ -82,6 +83,7 @@ class Worker:
         self._readers = ThreadPoolExecutor(self.settings.read_threads, "shoal-read")
         self._committers = ThreadPoolExecutor(self.settings.commit_threads, "shoal-commit")
         self._building = Building()
+        self.indexing = Indexing()
         self.data_service = ShardDataService(self)
         self.control_service = ShardControlService(self)
 
@@ -110,12 +112,17 @@ class Worker:
             raise
         self._directory = directory
         self._building.start()
+        self.indexing.start()
 
     def _open_shard(self, path: Path, identity: ShardIdentity) -> Shard:
-        shard = Shard(path, identity, self.clock, self._committers, self._building.consider)
+        shard = Shard(path, identity, self.clock, self._committers, self._consider)
         # What a crash left without a graph is built now, not at the next write.
-        self._building.consider(shard)
+        self._consider(shard)
         return shard
+
+    def _consider(self, shard: Shard) -> None:
+        self._building.consider(shard)
+        self.indexing.consider(shard)
 
     def join(self, stub: Any, address: str) -> None:
         """Register with the coordinator, in the background, and stay registered.
@@ -159,6 +166,7 @@ class Worker:
 
     def _close(self) -> None:
         self._building.close()
+        self.indexing.close()
         if self._held is not None:
             self._held.close()
         self._readers.shutdown()

@@ -1,0 +1,24 @@
+"""Which indexes a shard has. A new one is added here, and nowhere else.
+
+An index of a shard that was written before the index existed is found missing when the shard is
+opened, and built behind it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shoal_worker.environment import Environment
+from shoal_worker.indexes import COVERAGE_DATABASE, Indexes
+from shoal_worker.journal import JOURNAL_DATABASES, Journal
+from shoal_worker.store import Store
+
+__all__ = ["DERIVED_DATABASES", "indexes_of"]
+
+DERIVED_DATABASES: Final = (COVERAGE_DATABASE, *JOURNAL_DATABASES)
+"""Databases of a shard's environment that can be made again from the others."""
+
+
+def indexes_of(environment: Environment, store: Store) -> Indexes:
+    """Give the indexes of a shard."""
+    return Indexes(environment, store, Journal(environment, store), ())
