@@ -451,6 +451,8 @@ class Shard:
         graph = self.newest.graph
         if graph is not None:
             graph.set_ef_search(configuration.ef_search)
+        # What was too little for a graph may be enough now.
+        self._changed(self)
 
     def disk_bytes(self) -> int:
         """Give the bytes of the shard's files."""
