@@ -33,6 +33,9 @@ OF_EVENTS: Final = {
     "shoal_refused_checkpoints_total",
     "shoal_gateway_watch_failures_total",
     "shoal_tls_loads_total",
+    "shoal_gateway_quota_refusals_total",
+    "shoal_gateway_access_failures_total",
+    "shoal_dropped_indexes_total",
 }
 # Told only where there are certificates.
 OF_TLS: Final = {"shoal_certificate_expiry_timestamp_seconds"}
