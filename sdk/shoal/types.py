@@ -36,11 +36,13 @@ MetadataValue: TypeAlias = (
 Metadata: TypeAlias = Mapping[str, MetadataValue | None]
 """A record's metadata as it is written: None removes a key, or leaves it out."""
 
-Embedding: TypeAlias = npt.NDArray[Any] | Sequence[float] | Sequence[int]
+Embedding: TypeAlias = npt.NDArray[Any] | Sequence[float]
 """One vector: anything of real numbers; stored as float32."""
 
-Embeddings: TypeAlias = npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | Sequence[Sequence[float]]
-"""Vectors of one dimension, one for each record."""
+# One union of items rather than one of lists: a type checker could not choose among the latter for
+# lists that mix ints and floats.
+Embeddings: TypeAlias = npt.NDArray[Any] | Sequence[Embedding | float]
+"""Vectors of one dimension, one for each record; or one vector."""
 
 OneOrMany: TypeAlias = str | Sequence[str]
 """A text, or a list of texts."""

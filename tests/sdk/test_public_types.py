@@ -28,7 +28,25 @@ if TYPE_CHECKING:
         assert_type(books.configuration, shoal.CollectionConfiguration)
         assert_type(books.add("a", [1.0, 2.0]), shoal.WriteResult)
         assert_type(books.add(["a"], np.zeros((1, 2))).added, int)
+        for vectors in ([[1, 1], [9, 0.1]], [1, 0.5], ((1, 2), (3, 4)), [np.zeros(2), np.ones(2)]):
+            books.query(vectors)
+        books.add(["a", "b"], [[1, 1], [9, 0.1]], [{"n": 1}, None], ["one", None], ["u", None])
+        books.upsert("a", [1, 0.5], {"n": 1, "tags": ["x"], "gone": None}, "one")
+        books.update(("a", "b"), [np.zeros(2), np.ones(2)])
+        books.add(["x"], ["ab"])  # type: ignore[list-item]
         assert_type(books.delete("a")["deleted"], int)
+        assert_type(books.delete(where={"n": 1}, limit=3), shoal.DeleteResult)
+        assert_type(books.update_where({"n": 1}, {"m": 2}).matched, int)
+        assert_type(books.upsert_dataframe(object()), shoal.WriteResult)
+        assert_type(books.add_arrow(object()), shoal.WriteResult)
+        assert_type(books.peek(), shoal.GetResult)
+        assert_type(books.count(where={"n": 1}), int)
+        assert_type(books.modify(name="papers"), None)  # type: ignore[func-returns-value]
+        assert_type(books.list_ids("a"), shoal.IdPage)
+        assert_type(books.configuration["hnsw"], dict[str, Any])
+        assert_type(
+            books.configuration["embedding_function"], shoal.EmbeddingFunctionDescription | None
+        )
         found = books.get(include=["documents"])
         assert_type(found, shoal.GetResult)
         assert_type(found["ids"], list[str])
@@ -48,6 +66,20 @@ if TYPE_CHECKING:
         assert_type(books.list_ids().next_page_token, str | None)
         assert_type([batch for batch in books.iterate()], list[shoal.GetResult])  # noqa: C416
         assert_type(books.copy_to(client, "copy"), shoal.Collection)
+
+    def results_of_the_clients(client: shoal.Client, admin: shoal.AdminClient) -> None:
+        assert_type(client.has_collection("books"), bool)
+        assert_type(client.count_collections(), int)
+        assert_type(client.get_version(), str)
+        assert_type(client.get_max_batch_size(), int)
+        assert_type(client.reset(), bool)
+        assert_type(client.get_collection_by_id("x"), shoal.Collection)
+        assert_type(client.tenant, str)
+        assert_type(admin.create_tenant("acme")["name"], str)
+        assert_type(admin.get_database("library")["id"], str)
+        assert_type(admin.list_databases(limit=1)[0]["tenant"], str)
+        with shoal.EphemeralClient() as entered:
+            assert_type(entered, shoal.EphemeralClient)
 
     async def results_of_the_asyncio_client(client: shoal.AsyncClient) -> None:
         async with client as entered:
