@@ -103,7 +103,12 @@ class ApiKeys:
                     " it in the file that bootstrap_key_file names, or start the coordinator"
                     " without that setting"
                 )
-            return Change(removed_api_keys=(key_id,)), None
+            quotas = tuple(
+                quota_id
+                for quota_id, quota in state.quotas.items()
+                if quota.subject.api_key_id == key_id
+            )
+            return Change(removed_api_keys=(key_id,), removed_quotas=quotas), None
 
         _, version = await self._changes.make(decide)
         await self._lifecycle.confirm(version)

@@ -291,3 +291,42 @@ def test_a_key_is_created_and_refused_by_bare_stubs_with_either_header(start: St
     with pytest.raises(grpc.RpcError) as caught:
         stub.CreateApiKey(request, metadata=(("api-key", created.key),))
     assert code_of(caught.value) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_quotas_hold_what_workers_report_also_after_restarts(start: Start) -> None:
+    cluster = start(workers=2)
+
+    def quotas(*arguments: str) -> str:
+        command = [sys.executable, "-m", "shoal_local", "quotas", arguments[0]]
+        command += [f"--data={cluster.data}", *arguments[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout
+
+    def is_refused(collection: Any) -> bool:
+        try:
+            collection.add(ids=["further"], embeddings=[[1.0, 2.0]])
+        except errors.QuotaExceededError:
+            return True
+        return False
+
+    with client(cluster) as known:
+        books = known.create_collection(
+            "books", configuration={"hnsw": {"shards": 2}}, embedding_function=None
+        )
+        quotas("set", "--collection=default_tenant/default_database/books", "--max-records=50")
+        books.add(ids=[str(n) for n in range(50)], embeddings=[[float(n), 1.0] for n in range(50)])
+        begin = time.monotonic()
+        wait_for(lambda: is_refused(books))
+        assert time.monotonic() - begin < 10
+        assert "50 records" in quotas("list") or "51 records" in quotas("list")
+        known.create_collection("films", embedding_function=None).add(ids=["a"], embeddings=[[1.0]])
+        # Nobody has to be told again: neither a coordinator nor workers that begin anew.
+        for role in ("coordinator", "worker-1"):
+            former = cluster.kill(role)
+            wait_for(lambda: cluster.role(role)["process"] not in (0, former))  # noqa: B023
+        wait_for(lambda: is_refused(books))
+        wait_for(lambda: "5" in quotas("list"))
+        time.sleep(3)
+        assert is_refused(books)
+        quotas("remove", "--collection=default_tenant/default_database/books")
+        assert not is_refused(books)

@@ -32,6 +32,7 @@ commands:
   up        run a cluster until Ctrl-C           shoal up --data DIR --workers N --port P
   status    show roles, processes, ports, shards shoal status --data DIR
   keys      create, list and revoke API keys     shoal keys create --help
+  quotas    set, remove and list quotas          shoal quotas set --help
   demo      load real data, search it, kill a worker, show that nothing is lost
   version   print the version
 
@@ -43,7 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and give its exit code: 0, 1 for a failure, 2 for wrong arguments."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (given[0], given[1:]) if given else ("", [])
-    commands = {"up": _up, "status": _status, "keys": _keys, "demo": _demo, "version": _version}
+    commands = {
+        "up": _up,
+        "status": _status,
+        "keys": _keys,
+        "quotas": _quotas,
+        "demo": _demo,
+        "version": _version,
+    }
     if command in commands:
         try:
             return commands[command](rest)
@@ -88,6 +96,12 @@ def _status(arguments: list[str]) -> int:
 
 def _keys(arguments: list[str]) -> int:
     from shoal_local.keys import run
+
+    return run(arguments)
+
+
+def _quotas(arguments: list[str]) -> int:
+    from shoal_local.quotas import run
 
     return run(arguments)
 

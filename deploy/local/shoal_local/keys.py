@@ -14,6 +14,7 @@ from shoal.errors import InvalidArgumentError
 from shoal.server.keys import ApiKey
 from shoal.v1 import admin_service_pb2 as admin
 from shoal.v1 import admin_service_pb2_grpc as admin_grpc
+from shoal_local import scopes
 from shoal_local.access import ServerAccess, add_arguments
 from shoal_local.tables import print_table
 
@@ -24,12 +25,6 @@ _RIGHTS: Final = {
     "write": admin.RIGHT_WRITE,
     "admin": admin.RIGHT_ADMIN,
 }
-_LEVELS: Final = (
-    admin.SCOPE_LEVEL_CLUSTER,
-    admin.SCOPE_LEVEL_TENANT,
-    admin.SCOPE_LEVEL_DATABASE,
-    admin.SCOPE_LEVEL_COLLECTION,
-)
 
 
 def run(arguments: list[str]) -> int:
@@ -62,24 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         help="read, write (records), or admin (collections, databases, keys); repeatable. None "
         "includes another.",
     )
-    create.add_argument("--cluster", action="store_true", help="On everything.")
-    create.add_argument(
-        "--tenant", action="append", default=[], metavar="TENANT", help="On a tenant; repeatable."
-    )
-    create.add_argument(
-        "--database",
-        action="append",
-        default=[],
-        metavar="TENANT/DATABASE",
-        help="On a database; repeatable.",
-    )
-    create.add_argument(
-        "--collection",
-        action="append",
-        default=[],
-        metavar="TENANT/DATABASE/COLLECTION",
-        help="On a collection; repeatable.",
-    )
+    scopes.add_arguments(create)
     create.add_argument(
         "--days", type=float, metavar="N", help="Refuse it after so many days. Default: never."
     )
@@ -99,17 +77,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _create(access: ServerAccess, given: argparse.Namespace) -> int:
-    scopes: list[tuple[str, ...]] = [()] if given.cluster else []
-    scopes += [_names(text, 1) for text in given.tenant]
-    scopes += [_names(text, 2) for text in given.database]
-    scopes += [_names(text, 3) for text in given.collection]
-    if not scopes:
+    on = scopes.given_scopes(given)
+    if not on:
         raise InvalidArgumentError(
             "a key is for something: give --cluster, --tenant, --database or --collection"
         )
     rights = [_RIGHTS[right] for right in dict.fromkeys(given.rights)]
     request = admin.CreateApiKeyRequest(
-        name=given.name, grants=[admin.Grant(scope=_scope(s), rights=rights) for s in scopes]
+        name=given.name, grants=[admin.Grant(scope=scope, rights=rights) for scope in on]
     )
     if given.days is not None:
         end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=given.days)
@@ -161,26 +136,9 @@ async def _revoke(access: ServerAccess, given: argparse.Namespace) -> int:
     return 0
 
 
-def _names(text: str, count: int) -> tuple[str, ...]:
-    names = tuple(text.split("/"))
-    if len(names) != count or not all(names):
-        wished = "/".join(("TENANT", "DATABASE", "COLLECTION")[:count])
-        raise InvalidArgumentError(f"{text!r}: {wished} would be right")
-    return names
-
-
-def _scope(names: tuple[str, ...]) -> admin.Scope:
-    tenant, database, collection = (*names, "", "", "")[:3]
-    return admin.Scope(
-        level=_LEVELS[len(names)], tenant=tenant, database=database, collection=collection
-    )
-
-
 def _shown(grant: admin.Grant) -> str:
-    scope = grant.scope
-    names = [name for name in (scope.tenant, scope.database, scope.collection) if name]
     rights = "+".join(name for name, right in _RIGHTS.items() if right in grant.rights)
-    return f"{rights} on {'/'.join(names) or 'the cluster'}"
+    return f"{rights} on {scopes.shown(grant.scope)}"
 
 
 def _time(moment: Any) -> str:
