@@ -2,6 +2,7 @@
 
 The cluster runs on one event loop in a thread of its own, whatever the caller does with its threads
 and loops, and is called by serialised messages, as a server is: one way in, the same service code.
+A blocking call that need not wait is answered in the caller's thread (`_shared_loop`).
 A path is opened once in a process and shared, by counting; another process that has it open is
 refused. At the interpreter's end what is still open is closed.
 
@@ -17,11 +18,11 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from shoal._shared_loop import SharedLoop
 from shoal.errors import DeadlineExceededError, FailedPreconditionError, ShoalError
 
 if TYPE_CHECKING:
@@ -94,26 +95,6 @@ class Store:
         self.close()
 
 
-class _LoopThread:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="shoal-embedded", daemon=True
-        )
-        self._thread.start()
-
-    def submit(self, coroutine: Coroutine[Any, Any, _Result]) -> concurrent.futures.Future[_Result]:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def close(self) -> None:
-        self.submit(self._loop.shutdown_default_executor()).result(_CLOSE_TIMEOUT_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_CLOSE_TIMEOUT_S)
-        self._loop.close()
-
-
 class _SharedStore:
     """A store that is open in this process.
 
@@ -128,28 +109,32 @@ class _SharedStore:
         self.user_count = 1  # guarded by _stores_lock
         self.key = path
         self._temporary = Path(tempfile.mkdtemp(prefix="shoal-")) if path is None else None
-        self._thread = _LoopThread()
+        self._loop = SharedLoop()
         try:
-            self._cluster: LocalCluster = self._thread.submit(
+            self._cluster: LocalCluster = self._loop.submit(
                 _start(path or self._temporary or Path(), allow_reset=allow_reset)
             ).result()
         except BaseException:
-            self._thread.close()
+            self._loop.close()
             self._remove_temporary()
             raise
 
     def submit(
         self, service: str, method: str, request: bytes, timeout_s: float
     ) -> concurrent.futures.Future[bytes]:
+        self._check_process()
+        return self._loop.submit(self._cluster.call(service, method, request, timeout_s))
+
+    def _check_process(self) -> None:
         if self.process != os.getpid():
             raise FailedPreconditionError(
                 "the store was opened before this process was forked; open it here, "
                 "or start processes by spawning them"
             )
-        return self._thread.submit(self._cluster.call(service, method, request, timeout_s))
 
     def call(self, service: str, method: str, request: bytes, timeout_s: float) -> bytes:
-        answer = self.submit(service, method, request, timeout_s)
+        self._check_process()
+        answer = self._loop.begin(self._cluster.call(service, method, request, timeout_s))
         try:
             return answer.result(timeout_s + _MARGIN_S)
         except ShoalError:
@@ -165,8 +150,8 @@ class _SharedStore:
 
     def close(self) -> None:
         try:
-            self._thread.submit(self._cluster.close()).result(_CLOSE_TIMEOUT_S)
-            self._thread.close()
+            self._loop.submit(self._cluster.close()).result(_CLOSE_TIMEOUT_S)
+            self._loop.close()
         finally:
             self._remove_temporary()
 
