@@ -18,6 +18,7 @@ BASE    ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null)
 ARGS    ?=
 
 # Complete environments carry a stamp, so that a half-made one is made again.
+SERVER_STAMP = $(VENV)/.server
 DEV_STAMP   = $(VENV)/.complete
 PROTO_STAMP = $(PROTO_VENV)/.complete
 OLDEST_STAMP = $(OLDEST_VENV)/.complete
@@ -32,20 +33,26 @@ help:  ## List the targets
 
 dev: $(DEV_STAMP)  ## Make the environment in .venv: the server, the client and the tools, editable
 
-$(DEV_STAMP): pyproject.toml
+# What runs Shoal is there in seconds; the tools of its developers are large, and come when needed.
+$(SERVER_STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { \
 		echo "Shoal needs Python 3.11 or newer; python3 here is: $$(python3 --version 2>&1)." >&2; \
 		echo "Install one, or name it: make dev PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make an environment: its venv module is missing (Debian: apt install python3-venv)." >&2; exit 1; }
-	@echo "installing Shoal and its tools into $(VENV) ..."
+	@echo "installing Shoal into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server]'
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml $(SERVER_STAMP)
+	@echo "installing Shoal's tools into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev]'
 	@touch $@
 
-demo: dev  ## Start a cluster, load real data, search it, kill a worker, show that nothing is lost
+demo: $(SERVER_STAMP)  ## Start a cluster, load real data, search it, kill a worker, show that nothing is lost
 	$(BIN)/python -m shoal_local.demo $(ARGS)
 
-run: dev  ## Run a cluster on this machine until Ctrl-C (DATA=data-local WORKERS=2 PORT=7700)
+run: $(SERVER_STAMP)  ## Run a cluster on this machine until Ctrl-C (DATA=data-local WORKERS=2 PORT=7700)
 	$(BIN)/shoal up --data $(DATA) --workers $(WORKERS) --port $(PORT) $(ARGS)
 
 test: dev  ## Run the tests, without the long ones
