@@ -17,6 +17,9 @@ from shoal import errors
 from shoal.embedding_functions._extras import import_extra
 from shoal.wire.validation import invalid
 
+# The column of dicts that results have, and that so can be written again.
+_METADATA: Final = "metadata"
+
 _HOW: Final = "pip install 'shoal[{extra}]'"
 
 
@@ -31,7 +34,9 @@ def to_pandas_frame(columns: Mapping[str, Any]) -> Any:
 def to_arrow_table(columns: Mapping[str, Any]) -> Any:
     """Make a pyarrow Table of columns.
 
-    Metadata of different types under one key has no type in Arrow, and is an error of pyarrow's.
+    Raises:
+        InvalidArgumentError: Under one key of the metadata are values of types that no type of
+            Arrow's can hold together.
     """
     pyarrow = import_extra("pyarrow", "to_arrow()", _HOW.format(extra="arrow"))
     arrays = {}
@@ -44,9 +49,34 @@ def to_arrow_table(columns: Mapping[str, Any]) -> Any:
             arrays[name] = pyarrow.array(column, pyarrow.string())
         elif name == "distance":
             arrays[name] = pyarrow.array(column, pyarrow.float64())
+        elif name == "metadata":
+            arrays[name] = _metadata_array(pyarrow, column)
         else:
-            arrays[name] = pyarrow.array(column)
+            arrays[name] = pyarrow.array(column, pyarrow.int64())
     return pyarrow.table(arrays)
+
+
+def _metadata_array(pyarrow: Any, rows: Sequence[Mapping[str, Any] | None]) -> Any:
+    try:
+        return pyarrow.array(rows)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise errors.InvalidArgumentError(
+            f"{_mixed_keys(rows)}, for which Arrow has no type; take rows() or to_pandas(), or "
+            f"leave metadatas out of include ({error})"
+        ) from None
+
+
+def _mixed_keys(rows: Sequence[Mapping[str, Any] | None]) -> str:
+    kinds: dict[str, set[str]] = {}
+    for row in rows:
+        for key, value in (row or {}).items():
+            kinds.setdefault(key, set()).add(type(value).__name__)
+    mixed = [
+        f"metadata {key!r} holds {' and '.join(sorted(of))}"
+        for key, of in kinds.items()
+        if len(of) > 1
+    ]
+    return "; ".join(mixed[:3]) or "metadata holds lists of several types"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +117,8 @@ def from_dataframe(frame: Any, names: ColumnNames) -> TableRecords:
     """
     library = type(frame).__module__.partition(".")[0]
     if library == "pandas":
+        if names.id not in frame.columns and frame.index.name == names.id:
+            frame = frame.reset_index()
         return _records(
             [str(c) if isinstance(c, str) else c for c in frame.columns],
             lambda name: frame[name].tolist(),
@@ -162,7 +194,12 @@ def _records(
 
 def _metadata_row(keys: Sequence[str], values: Sequence[Any]) -> dict[str, Any] | None:
     """Metadata of one row: a cell without a value leaves its key out."""
-    row = {k: v for k, v in zip(keys, values, strict=True) if not _is_missing(v)}
+    row: dict[str, Any] = {}
+    for key, value in zip(keys, values, strict=True):
+        if key == _METADATA and isinstance(value, Mapping):
+            row |= {k: v for k, v in value.items() if not _is_missing(v)}
+        elif not _is_missing(value):
+            row[key] = value
     return row or None
 
 

@@ -135,3 +135,46 @@ def test_tables_are_written(client: Any) -> None:
     assert found["ids"] == ["a", "b", "c"]
     assert found["metadatas"] == [{"year": 2001, "tag": "x"}, {"year": 2002}, {"year": 2002}]
     assert found["documents"] == ["one", None, None]
+
+
+def test_what_was_read_can_be_written_again(client: Any) -> None:
+    books = client.create_collection("books", embedding_function=None)
+    books.add(
+        ["a", "b"], [[1, 2], [3, 4]], [{"n": 1, "t": ["x"]}, None], ["one", None], ["u", None]
+    )
+    included = ["embeddings", "metadatas", "documents", "uris"]
+    found = books.get(include=included)
+    frame, table = found.to_pandas(), found.to_arrow()
+    writes: list[tuple[str, Any]] = [
+        ("upsert_dataframe", frame),
+        ("upsert_dataframe", frame.set_index("id")),
+        ("upsert_dataframe", polars.from_arrow(table)),
+        ("add_arrow", table),
+    ]
+    for number, (method, given) in enumerate(writes):
+        copy = client.create_collection(f"copy-{number}", embedding_function=None)
+        assert getattr(copy, method)(given).added == 2
+        assert repr(copy.get(include=included)) == repr(found)
+        assert copy.get()["metadatas"] == [{"n": 1, "t": ["x"]}, None]
+
+
+def test_metadata_that_no_arrow_type_holds_is_named() -> None:
+    found = _get_result()
+    found["metadatas"] = [{"n": 1}, {"n": "one"}]
+    with pytest.raises(shoal.InvalidArgumentError, match="'n' holds int and str"):
+        found.to_arrow()
+    found["metadatas"] = [{"n": 1}, {"n": 2.5, "m": True}]
+    assert found.to_arrow().column("metadata").to_pylist() == [
+        {"n": 1.0, "m": None},
+        {"n": 2.5, "m": True},
+    ]
+
+
+def test_a_result_of_nothing_is_a_table_of_nothing(client: Any) -> None:
+    books = client.create_collection("books", embedding_function=None)
+    included = ["embeddings", "metadatas", "documents"]
+    assert books.get(include=included).to_arrow().num_rows == 0
+    assert len(books.get(include=included).to_pandas()) == 0
+    found = books.query([[1, 2], [3, 4]], include=[*included, "distances"])
+    assert found.to_arrow().num_rows == 0
+    assert found.rows() == [[], []]

@@ -232,7 +232,8 @@ class AsyncCollection:
             document: Of the column with the documents, if there is one.
             uri: Of the column with the URIs, if there is one.
             metadata: Of the columns that are keys of the metadata; None: all others. A cell without
-                a value leaves its key out.
+                a value leaves its key out. A column `metadata` of dicts, as results have it, holds
+                keys and values itself.
             progress: Whether to show a progress bar.
         """
         names = ColumnNames(id, embedding, document, uri, metadata)

@@ -75,6 +75,9 @@ class Client:
         self._tenant = _requests.checked_name("tenant", tenant)
         self._database = _requests.checked_name("database", database)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(tenant={self._tenant!r}, database={self._database!r})"
+
     @property
     def tenant(self) -> str:
         """The tenant of its database."""
