@@ -23,6 +23,8 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     ("grpc.primary_user_agent", f"shoal-python/{__version__}"),
     # A name with several addresses is a service with several gateways.
     ("grpc.lb_policy_name", "round_robin"),
+    # A gateway that comes back with another address is found at once, not after gRPC's 30 s.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # Finds out within 40 s that the peer of a call under way is gone without a word. Only while
     # calls are under way: idle connections would keep servers and balancers busy for nothing.
     ("grpc.keepalive_time_ms", 30_000),
