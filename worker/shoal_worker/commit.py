@@ -20,7 +20,7 @@ from shoal_worker.apply import Changes, HoldsVectors, apply
 from shoal_worker.environment import Transaction
 from shoal_worker.indexes import Indexes
 from shoal_worker.log import Log
-from shoal_worker.matching import Selection, matching_rows
+from shoal_worker.matching import Selection, Source, select
 from shoal_worker.resolve import resolve_deletion, resolve_patch, resolve_put
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.store import Meta, Record, Store
@@ -161,15 +161,17 @@ class Committer:
                 return resolve_put(write, put, meta, current, now_ms, first)
             case Deletion() as deletion:
                 selection = Selection(deletion.ids, deletion.where, deletion.where_document)
-                rows = self._matching(txn, selection, deletion.limit)
+                rows = self._matching(txn, meta, selection, deletion.limit)
                 filtered = deletion.where is not None or deletion.where_document is not None
                 return resolve_deletion(write, rows, filtered, now_ms)
             case Patch() as patch:
                 selection = Selection(None, patch.where, patch.where_document)
-                rows = self._matching(txn, selection, None)
+                rows = self._matching(txn, meta, selection, None)
                 return resolve_patch(write, patch.metadata, rows, current, now_ms)
 
     def _matching(
-        self, txn: Transaction, selection: Selection, limit: int | None
+        self, txn: Transaction, meta: Meta, selection: Selection, limit: int | None
     ) -> npt.NDArray[np.uint32]:
-        return matching_rows(txn, self._store, selection, limit=limit)
+        # Earlier batches of the group are in the transaction already, and in nobody's state yet.
+        source = Source(txn, self._store, self._indexes, meta, is_committed=False)
+        return select(source, selection, limit=limit).array()

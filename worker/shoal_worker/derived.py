@@ -11,14 +11,16 @@ from typing import Final
 from shoal_worker.environment import Environment
 from shoal_worker.indexes import COVERAGE_DATABASE, Indexes
 from shoal_worker.journal import JOURNAL_DATABASES, Journal
+from shoal_worker.metadata_index import MetadataIndex
 from shoal_worker.store import Store
 
 __all__ = ["DERIVED_DATABASES", "indexes_of"]
 
-DERIVED_DATABASES: Final = (COVERAGE_DATABASE, *JOURNAL_DATABASES)
+DERIVED_DATABASES: Final = (COVERAGE_DATABASE, *JOURNAL_DATABASES, *MetadataIndex.databases)
 """Databases of a shard's environment that can be made again from the others."""
 
 
 def indexes_of(environment: Environment, store: Store) -> Indexes:
     """Give the indexes of a shard."""
-    return Indexes(environment, store, Journal(environment, store), ())
+    metadata = MetadataIndex(environment.databases)
+    return Indexes(environment, store, Journal(environment, store), metadata, (metadata,))

@@ -20,11 +20,12 @@ from typing import Final, TypeAlias, TypeVar
 
 import lmdb
 
-__all__ = ["Database", "Environment", "EnvironmentClosedError", "Reader", "Transaction"]
+__all__ = ["Cursor", "Database", "Environment", "EnvironmentClosedError", "Reader", "Transaction"]
 
 # Values come out as memoryviews into the map: they must not outlive their transaction, nor, in a
 # write transaction, the next change.
 Transaction: TypeAlias = "lmdb.Transaction[memoryview]"
+Cursor: TypeAlias = "lmdb.Cursor[memoryview]"
 Database: TypeAlias = "lmdb._Database"
 
 _T = TypeVar("_T")

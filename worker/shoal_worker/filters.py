@@ -34,9 +34,13 @@ __all__ = [
     "DocumentPredicate",
     "Fields",
     "Predicate",
+    "Scalar",
     "compile_document",
     "compile_where",
+    "elements_of",
     "fields_of",
+    "ordered_of",
+    "scalar_of",
 ]
 
 Scalar: TypeAlias = str | int | float | bool
@@ -111,22 +115,22 @@ _ORDERS: Final[Mapping[int, Callable[[Any, Any], bool]]] = {
 def _compile_condition(condition: FieldCondition) -> Predicate:
     field = condition.field
     if condition.operator in _ORDERS:
-        return _compares(field, _ordered(condition), _ORDERS[condition.operator])
+        return _compares(field, ordered_of(condition), _ORDERS[condition.operator])
     match condition.operator:
         case WhereOperator.WHERE_OPERATOR_EQ:
-            return _equals(field, _scalar(condition))
+            return _equals(field, scalar_of(condition))
         case WhereOperator.WHERE_OPERATOR_NE:
-            return _not(_equals(field, _scalar(condition)))
+            return _not(_equals(field, scalar_of(condition)))
         case WhereOperator.WHERE_OPERATOR_IN:
-            return _any([_equals(field, element) for element in _elements(condition)])
+            return _any([_equals(field, element) for element in elements_of(condition)])
         case WhereOperator.WHERE_OPERATOR_NIN:
-            return _not(_any([_equals(field, element) for element in _elements(condition)]))
+            return _not(_any([_equals(field, element) for element in elements_of(condition)]))
         case WhereOperator.WHERE_OPERATOR_CONTAINS:
-            return _contains(field, _scalar(condition))
+            return _contains(field, scalar_of(condition))
         case WhereOperator.WHERE_OPERATOR_NOT_CONTAINS:
-            return _not(_contains(field, _scalar(condition)))
+            return _not(_contains(field, scalar_of(condition)))
         case WhereOperator.WHERE_OPERATOR_EXISTS:
-            wanted = _scalar(condition)
+            wanted = scalar_of(condition)
             if not isinstance(wanted, bool):
                 raise InvalidArgumentError(f"$exists on {field!r} takes true or false")
             return lambda fields: (field in fields) is wanted
@@ -134,7 +138,12 @@ def _compile_condition(condition: FieldCondition) -> Predicate:
             raise InvalidArgumentError(f"the operator {unknown} on {field!r} is not known")
 
 
-def _scalar(condition: FieldCondition) -> Scalar:
+def scalar_of(condition: FieldCondition) -> Scalar:
+    """Give the operand of a condition that compares with one value.
+
+    Raises:
+        InvalidArgumentError: If it is not one.
+    """
     kind = condition.operand.WhichOneof("kind")
     if kind not in _SCALAR_KINDS:
         raise InvalidArgumentError(
@@ -145,8 +154,13 @@ def _scalar(condition: FieldCondition) -> Scalar:
     return value
 
 
-def _ordered(condition: FieldCondition) -> str | int | float:
-    value = _scalar(condition)
+def ordered_of(condition: FieldCondition) -> str | int | float:
+    """Give the operand of a condition that compares by order.
+
+    Raises:
+        InvalidArgumentError: If it has no order.
+    """
+    value = scalar_of(condition)
     if isinstance(value, bool):
         raise InvalidArgumentError(
             f"the operand of {_name(condition)} on {condition.field!r} must be a number or a "
@@ -155,7 +169,12 @@ def _ordered(condition: FieldCondition) -> str | int | float:
     return value
 
 
-def _elements(condition: FieldCondition) -> list[Scalar]:
+def elements_of(condition: FieldCondition) -> list[Scalar]:
+    """Give the operands of a condition that compares with several values.
+
+    Raises:
+        InvalidArgumentError: If it is not a list, or an empty one.
+    """
     operand: Value = condition.operand
     kind = operand.WhichOneof("kind")
     if kind not in _LIST_KINDS or not getattr(operand, kind).values:

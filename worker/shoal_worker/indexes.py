@@ -21,7 +21,7 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from shoal_worker.apply import DOCUMENT_CHANGES, IS_NEW, METADATA_CHANGES
 from shoal_worker.environment import Database, Environment, Transaction
@@ -29,6 +29,9 @@ from shoal_worker.journal import DELETED, Journal, Position, RowChange, Window
 from shoal_worker.rows import BitMap
 from shoal_worker.sealed import DamagedIndexError, seal, unseal_derived
 from shoal_worker.store import Meta, Store
+
+if TYPE_CHECKING:
+    from shoal_worker.metadata_index import MetadataIndex
 
 __all__ = ["Batch", "Coverage", "DerivedIndex", "Indexes", "Step"]
 
@@ -133,6 +136,7 @@ class Indexes:
         environment: The shard's.
         store: Its schema.
         journal: What changed.
+        metadata: The index that filters on metadata ask; one of them all.
         indexes: In the order in which they are kept up.
     """
 
@@ -141,12 +145,14 @@ class Indexes:
         environment: Environment,
         store: Store,
         journal: Journal,
+        metadata: MetadataIndex,
         indexes: Sequence[DerivedIndex],
     ) -> None:
         self._databases: Mapping[str, Database] = environment.databases
         self._coverage_db = environment.databases[COVERAGE_DATABASE]
         self._store = store
         self.journal = journal
+        self.metadata = metadata
         self.all = tuple(indexes)
         self._lock = threading.Lock()
         self._noted = (

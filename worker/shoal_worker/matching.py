@@ -1,14 +1,14 @@
 """Which rows match: IDs and filters, evaluated in one read transaction.
 
-Filters are evaluated by scanning. The seam is `matching_rows`: rows in ascending order, counted
-exactly; an index will give the same rows faster.
+The metadata index says of most rows whether they match. What changed since its coverage, and what
+it calls doubtful, is looked at, and so is everything if the index cannot be used: the answer is the
+same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -16,18 +16,19 @@ import numpy.typing as npt
 
 from shoal.v1.filter_pb2 import Where, WhereDocument
 from shoal_worker.environment import Transaction
-from shoal_worker.filters import (
-    DocumentPredicate,
-    Predicate,
-    compile_document,
-    compile_where,
-    fields_of,
-)
-from shoal_worker.store import Store
+from shoal_worker.evaluation import Evaluation
+from shoal_worker.filters import compile_document, compile_where, fields_of
+from shoal_worker.indexes import Indexes
+from shoal_worker.rows import BitMap, rows_of
+from shoal_worker.sealed import DamagedIndexError
+from shoal_worker.store import Meta, Store
 
-__all__ = ["Selection", "matching_rows"]
+__all__ = ["Selected", "Selection", "Source", "select"]
 
 _CHECK_EVERY: Final = 4096
+
+_LOOK_ROWS: Final = 256
+"""Rows given by ID that are looked at rather than sought in the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,81 +58,170 @@ class Selection:
         )
 
 
-def matching_rows(
-    txn: Transaction,
-    store: Store,
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows are looked for: one transaction, and what lies in it.
+
+    Attributes:
+        txn: The transaction.
+        store: The schema.
+        indexes: What is derived from it.
+        meta: The shard in that transaction.
+        is_committed: Whether its state was published; what is computed for it may then be kept.
+    """
+
+    txn: Transaction
+    store: Store
+    indexes: Indexes
+    meta: Meta
+    is_committed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The rows that match.
+
+    Attributes:
+        rows: The rows.
+        examined_count: Rows whose values were looked at, because no index could tell.
+    """
+
+    rows: BitMap
+    examined_count: int
+
+    def array(self) -> npt.NDArray[np.uint32]:
+        """Give the rows, ascending."""
+        return rows_of(self.rows)
+
+
+def select(
+    source: Source,
     selection: Selection,
     *,
     first_row: int = 0,
     limit: int | None = None,
     check: Callable[[], None] | None = None,
-) -> npt.NDArray[np.uint32]:
-    """Give the rows that match, ascending.
+) -> Selected:
+    """Give the rows that match, exactly.
 
     Args:
-        txn: A transaction on the shard.
-        store: Its schema.
+        source: Where.
         selection: What is meant.
         first_row: Rows below are left out.
-        limit: At most so many.
-        check: Called now and then; what it raises ends the scan.
+        limit: At most so many, the first ones.
+        check: Called now and then; what it raises ends the search for them.
 
     Raises:
         InvalidArgumentError: If a filter is not one.
     """
-    matcher = _Matcher(txn, store, selection)
+    examiner = _Examiner(source, selection, check)
+    certain, uncertain = _candidates(source, selection)
+    certain.remove_range(0, first_row)
+    uncertain.remove_range(0, first_row)
+    if limit == 0:
+        return Selected(BitMap(), 0)
+    if not examiner.must_see_all:
+        if limit is not None and len(certain) > limit:
+            # What lies beyond cannot be among the first.
+            end = certain[limit - 1] + 1
+            certain = certain[:limit]
+            uncertain.remove_range(end, 2**32)
+        passed = examiner.passing(uncertain, uncertain, limit)
+        rows = certain | passed
+        return Selected(rows[:limit] if limit is not None else rows, examiner.count)
+    return Selected(examiner.passing(certain | uncertain, uncertain, limit), examiner.count)
+
+
+def _candidates(source: Source, selection: Selection) -> tuple[BitMap, BitMap]:
+    """Give the rows that match but for documents and prefix, and those of which that is not known.
+
+    Nothing is in both.
+    """
+    given: BitMap | None = None
     if selection.ids is not None:
-        candidates = _rows_of_ids(txn, store, selection.ids, first_row)
-    else:
-        candidates = (row for row, _ in store.rows_from(txn, first_row))
-    rows = matcher.matching(_checked(candidates, check))
-    return np.fromiter(islice(rows, limit) if limit is not None else rows, np.uint32)
+        found = (source.store.find(source.txn, record_id) for record_id in selection.ids)
+        given = BitMap([record.row for record in found if record is not None])
+        if selection.where is None:
+            return given, BitMap()
+        if len(given) <= _LOOK_ROWS:
+            return BitMap(), given
+    certain, uncertain = _from_index(source, selection)
+    if given is not None:
+        certain &= given
+        uncertain &= given
+    return certain, uncertain
 
 
-def _checked(rows: Iterator[int], check: Callable[[], None] | None) -> Iterator[int]:
-    for i, row in enumerate(rows):
-        if check is not None and i % _CHECK_EVERY == 0:
-            check()
-        yield row
+def _from_index(source: Source, selection: Selection) -> tuple[BitMap, BitMap]:
+    txn, indexes = source.txn, source.indexes
+    index = indexes.metadata
+    try:
+        uncovered = indexes.uncovered(txn, index, source.meta, remember=source.is_committed)
+        if uncovered is not None:
+            evaluation = Evaluation(txn, index)
+            where = selection.where
+            rows = index.alive(txn) if where is None else evaluation.rows(where)
+            uncertain = uncovered | evaluation.doubtful
+            return rows - uncertain, uncertain
+    except DamagedIndexError:
+        indexes.report_damage(index)
+    return BitMap(), BitMap([row for row, _ in source.store.rows_from(txn, 0)])
 
 
-def _rows_of_ids(
-    txn: Transaction, store: Store, ids: Sequence[str], first_row: int
-) -> Iterator[int]:
-    found = (store.find(txn, record_id) for record_id in ids)
-    # A set: the same ID twice is one record.
-    return iter(sorted({r.row for r in found if r is not None and r.row >= first_row}))
+class _Examiner:
+    """Looks at records, where no index can tell."""
 
-
-class _Matcher:
-    """The compiled parts of a selection that look into records."""
-
-    def __init__(self, txn: Transaction, store: Store, selection: Selection) -> None:
-        self._txn = txn
-        self._store = store
+    def __init__(
+        self, source: Source, selection: Selection, check: Callable[[], None] | None
+    ) -> None:
+        self._txn = source.txn
+        self._store = source.store
+        self._check = check
         self._prefix = selection.id_prefix
-        self._where: Predicate | None = None
-        self._document: DocumentPredicate | None = None
-        if selection.where is not None:
-            self._where = compile_where(selection.where)
-        if selection.where_document is not None:
-            self._document = compile_document(selection.where_document)
+        # Compiled also if the index answers: a filter that is not one is refused in any case.
+        self._where = None if selection.where is None else compile_where(selection.where)
+        self._document = (
+            None if selection.where_document is None else compile_document(selection.where_document)
+        )
+        self.count = 0
 
-    def matching(self, rows: Iterator[int]) -> Iterator[int]:
-        if self._where is None and self._document is None and not self._prefix:
-            return rows
-        return (row for row in rows if self._matches(row))
+    @property
+    def must_see_all(self) -> bool:
+        """Whether no index alone can say that a row matches."""
+        return self._document is not None or bool(self._prefix)
 
-    def _matches(self, row: int) -> bool:
+    def passing(self, rows: BitMap, uncertain: BitMap, limit: int | None) -> BitMap:
+        """Give the first `limit` of the rows that match.
+
+        Args:
+            rows: Which to look at.
+            uncertain: Those among them of which neither is known that they exist, nor that their
+                metadata match.
+            limit: How many.
+        """
+        found: list[int] = []
+        for row in rows:
+            if self._check is not None and self.count % _CHECK_EVERY == 0:
+                self._check()
+            self.count += 1
+            if self._matches(row, row in uncertain):
+                found.append(row)
+                if len(found) == limit:
+                    break
+        return BitMap(found)
+
+    def _matches(self, row: int, is_uncertain: bool) -> bool:
         txn, store = self._txn, self._store
+        if is_uncertain:
+            metadata = store.value(txn, store.metadata, row)
+            if metadata is None and not store.has_row(txn, row):
+                return False
+            if self._where is not None and not self._where(fields_of(metadata)):
+                return False
         if self._prefix:
             record = store.record(txn, row)
             if record is None or not record.id.startswith(self._prefix):
                 return False
-        if self._where is not None and not self._where(
-            fields_of(store.value(txn, store.metadata, row))
-        ):
-            return False
         if self._document is None:
             return True
         stored = store.value(txn, store.documents, row)

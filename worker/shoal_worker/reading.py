@@ -8,7 +8,7 @@ from typing import Final
 
 from shoal_worker.columns import Column, ColumnReader, Columns
 from shoal_worker.environment import Transaction
-from shoal_worker.matching import Selection, matching_rows
+from shoal_worker.matching import Selection, select
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.state import Pinned
 from shoal_worker.store import Record, Store
@@ -94,15 +94,14 @@ def _records(pinned: Pinned, request: PageRequest) -> Iterator[Record]:
             elif i % _CHECK_EVERY == 0:
                 request.check()
         return
-    rows = matching_rows(
-        txn,
-        store,
+    selected = select(
+        pinned.source,
         request.selection,
         first_row=first,
         limit=request.offset + request.limit + 1,
         check=request.check,
     )
-    for row in rows[request.offset :].tolist():
+    for row in selected.array()[request.offset :].tolist():
         record = store.record(txn, row)
         if record is None:
             raise DamagedValueError(f"row {row} matches and has no record")
@@ -136,4 +135,4 @@ def count(pinned: Pinned, selection: Selection, check: Callable[[], None]) -> in
     """Count the records that match."""
     if selection.is_everything:
         return pinned.state.meta.record_count
-    return len(matching_rows(pinned.txn, pinned.store, selection, check=check))
+    return len(select(pinned.source, selection, check=check).rows)

@@ -22,7 +22,7 @@ from shoal.errors import DimensionMismatchError
 from shoal_worker.columns import Column, ColumnReader, Columns, check_answer_fits
 from shoal_worker.distances import Queries, Space, bounded, exact, norms
 from shoal_worker.graph import Graph
-from shoal_worker.matching import Selection, matching_rows
+from shoal_worker.matching import Selection, select
 from shoal_worker.nearest import Candidates, Nearest, ranked
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.state import Pinned
@@ -122,7 +122,7 @@ def search(pinned: Pinned, space: Space, sought: Search) -> Matches:
     rows: npt.NDArray[np.uint32] | None = None
     matching_count = meta.record_count
     if not sought.selection.is_everything and meta.record_count:
-        rows = matching_rows(pinned.txn, pinned.store, sought.selection, check=sought.check)
+        rows = select(pinned.source, sought.selection, check=sought.check).array()
         matching_count = len(rows)
         if matching_count == meta.record_count:
             rows = None
@@ -292,9 +292,7 @@ class _Searcher:
         nearest = [Nearest(self._limit) for _ in range(which.size)]
         rows = self._rows
         if rows is None:
-            rows = matching_rows(
-                self._pinned.txn, self._pinned.store, Selection(), check=self._sought.check
-            )
+            rows = select(self._pinned.source, Selection(), check=self._sought.check).array()
         for first in range(0, len(rows), _SCAN_ROWS):
             self._sought.check()
             self._scan_rows(queries, nearest, rows[first : first + _SCAN_ROWS])

@@ -154,7 +154,7 @@ class Shard:
         Raises:
             EnvironmentClosedError: If the shard was closed meanwhile: look it up again.
         """
-        return Pinned(self._environment, self.store, self._publication)
+        return Pinned(self._environment, self.store, self.indexes, self._publication)
 
     # Writing.
 

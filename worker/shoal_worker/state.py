@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from shoal_worker.environment import Environment, Reader, Transaction
 from shoal_worker.fresh import FreshSet
 from shoal_worker.graph import Graph
+from shoal_worker.indexes import Indexes
+from shoal_worker.matching import Source
 from shoal_worker.store import Meta, Store
 
 __all__ = ["Pinned", "Publication", "State"]
@@ -76,10 +78,17 @@ class Publication:
 class Pinned:
     """A state together with a read transaction of the same sequence; a context manager."""
 
-    __slots__ = ("_reader", "state", "store", "txn")
+    __slots__ = ("_reader", "indexes", "state", "store", "txn")
 
-    def __init__(self, environment: Environment, store: Store, publication: Publication) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        store: Store,
+        indexes: Indexes,
+        publication: Publication,
+    ) -> None:
         self.store = store
+        self.indexes = indexes
         self._reader: Reader = environment.read()
         self.txn: Transaction = self._reader.txn
         try:
@@ -94,6 +103,11 @@ class Pinned:
             self._reader.close()
             raise
         self.state: State = state
+
+    @property
+    def source(self) -> Source:
+        """Where rows are looked for."""
+        return Source(self.txn, self.store, self.indexes, self.state.meta, is_committed=True)
 
     def __enter__(self) -> Pinned:
         return self

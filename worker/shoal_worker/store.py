@@ -209,6 +209,10 @@ class Store:
         value = txn.get(_U32.pack(row), db=self.records)
         return None if value is None else self.decode_record(row, value)
 
+    def has_row(self, txn: Transaction, row: int) -> bool:
+        """Whether a row has a record."""
+        return txn.get(_U32.pack(row), db=self.records) is not None
+
     def decode_record(self, row: int, value: memoryview) -> Record:
         """Read the stored form of a record."""
         payload = unseal(value, row, "the record of row")
