@@ -240,8 +240,27 @@ class BoundMethod:
                 return self.response_class.FromString(answer.SerializeToString())
             return answer
 
-    async def answer_bytes(self, request: bytes, call: Call) -> bytes:
+    def admit(self, call: Call) -> None:
+        """Let the guard decide by what came with a call, before its request is received.
+
+        Raises:
+            ShoalError: It is refused; which is counted as the answer that it is.
+        """
+        if self._guard is None:
+            return
+        try:
+            self._guard.admit(self.full_name, call)
+        except Exception:
+            with self._accounted(call):
+                raise
+
+    async def answer_bytes(self, request: bytes, call: Call, *, is_admitted: bool = False) -> bytes:
         """Answer one serialised request by a serialised answer; of a unary method.
+
+        Args:
+            request: Serialised.
+            call: What came with it.
+            is_admitted: Whether `admit` was asked.
 
         Raises:
             ShoalError: Whatever went wrong.
@@ -249,8 +268,8 @@ class BoundMethod:
         with self._accounted(call), self._place():
             if self._guard is None:
                 return self.serialise(await self._bounded(self.parse(request), call))
-            # A stranger's request is not even read.
-            self._guard.admit(self.full_name, call)
+            if not is_admitted:
+                self._guard.admit(self.full_name, call)
             message = self.parse(request)
             self._guard.check(self.full_name, message, call)
             return self.serialise(await self._bounded(message, call))

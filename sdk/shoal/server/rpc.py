@@ -90,13 +90,19 @@ def add_service(
         TypeError: The object lacks a method.
     """
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-    for descriptor in find_service(full_name).methods:
-        method = BoundMethod(
+    methods = [
+        BoundMethod(
             descriptor, instance, limit=limit, max_request_bytes=max_request_bytes, guard=guard
         )
+        for descriptor in find_service(full_name).methods
+    ]
+    if guard is not None:
+        target.add_generic_rpc_handlers((_GuardedHandlers(methods, default_timeout_s),))
+        return
+    for method in methods:
         # Requests arrive as bytes: a message that cannot be parsed is then our error, with our
         # reason, and not an exception somewhere inside gRPC.
-        handlers[descriptor.name] = (
+        handlers[method.name] = (
             grpc.stream_stream_rpc_method_handler(_stream_handler(method))
             if method.is_stream
             else grpc.unary_unary_rpc_method_handler(_unary_handler(method, default_timeout_s))
@@ -104,14 +110,58 @@ def add_service(
     target.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))
 
 
-def _unary_handler(method: BoundMethod, default_timeout_s: float) -> Any:
+class _GuardedHandlers(grpc.GenericRpcHandler):
+    """Handlers of unary methods with a guard, which decides before a request is received.
+
+    gRPC asks for a handler as soon as it has a call's metadata. One who is refused gets a handler
+    that never takes the request: else anybody could fill the memory with requests that are of the
+    size that is allowed, without a key.
+    """
+
+    def __init__(self, methods: Iterable[BoundMethod], default_timeout_s: float) -> None:
+        self._methods = {f"/{method.full_name}": method for method in methods}
+        self._default_timeout_s = default_timeout_s
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        method = self._methods.get(handler_call_details.method)
+        if method is None:
+            return None
+        call = Call(math.inf, handler_call_details.invocation_metadata or ())
+        try:
+            method.admit(call)
+        except ShoalError as error:
+            return grpc.stream_stream_rpc_method_handler(_refusal(error, call.request_id))
+        return grpc.unary_unary_rpc_method_handler(
+            _unary_handler(method, self._default_timeout_s, admitted=call)
+        )
+
+
+def _refusal(error: ShoalError, request_id: str) -> Any:
+    async def handle(
+        _raws: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[bytes]:
+        _set_status(context, error, request_id)
+        return
+        # Makes it a stream, whose requests are taken only when they are asked for.
+        yield b""  # type: ignore[unreachable]
+
+    return handle
+
+
+def _unary_handler(
+    method: BoundMethod, default_timeout_s: float, admitted: Call | None = None
+) -> Any:
     async def handle(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         left = _time_remaining(context)
         received = Call(
             default_timeout_s if left is None else left, context.invocation_metadata() or ()
         )
+        if admitted is not None:
+            received.caller = admitted.caller
         try:
-            answer = await method.answer_bytes(raw, received)
+            answer = await method.answer_bytes(raw, received, is_admitted=admitted is not None)
         except ShoalError as error:
             _set_status(context, error, received.request_id)
             return b""
