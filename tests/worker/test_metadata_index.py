@@ -1,0 +1,226 @@
+"""The law of the metadata index: the same rows as brute force, whatever it has taken in so far."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from shoal_worker import runs
+from shoal_worker.environment import Transaction
+from shoal_worker.indexing import advance
+from shoal_worker.metadata_index import MetadataIndex
+from tests.model.reference import ReferenceCollection
+from tests.model.strategies import (
+    CHANGES,
+    DOCUMENT_FILTERS,
+    DOCUMENTS,
+    FILTERS,
+    IDS,
+    KEYS,
+    METADATA,
+    VECTORS,
+)
+from tests.worker.single import SingleShard, answer_of, plain, started
+
+LONG = "long " * 45
+"""Longer than what a key holds of a string."""
+
+LONG_STRINGS = st.sampled_from([LONG, LONG + "a", LONG + "b", LONG[:192], LONG[:191]])
+WITH_LONG = st.dictionaries(KEYS, LONG_STRINGS | st.lists(LONG_STRINGS, min_size=1, max_size=2))
+LONG_FILTERS = st.builds(
+    lambda key, operator, value: {key: {operator: value}},
+    KEYS,
+    st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$contains", "$not_contains"]),
+    LONG_STRINGS,
+)
+ANY_FILTER = st.one_of(
+    FILTERS,
+    LONG_FILTERS,
+    st.builds(lambda a, b: {"$and": [a, {"$not": b}]}, FILTERS, LONG_FILTERS),
+    st.builds(
+        lambda key, low, high: {"$and": [{key: {"$gte": low}}, {key: {"$lt": high}}]},
+        KEYS,
+        st.integers(-2, 1),
+        st.integers(0, 3),
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make blocks split and join, and rows be intersected rather than looked at."""
+    monkeypatch.setattr(runs, "CAPACITY", 4)
+    monkeypatch.setattr(runs, "_FILL", 3)
+    monkeypatch.setattr(runs, "_FEW", 2)
+    monkeypatch.setattr("shoal_worker.matching._LOOK_ROWS", 2)
+    monkeypatch.setattr("shoal_worker.evaluation._LOOK_ROWS", 1)
+
+
+class IndexMachine(RuleBasedStateMachine):
+    """A shard whose indexing is done by hand, beside a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.directory = tempfile.TemporaryDirectory()
+        self.reference = ReferenceCollection()
+
+    def run(self, coroutine: Any) -> Any:
+        return self.runner.run(coroutine)
+
+    @initialize()
+    def begin(self) -> None:
+        async def create() -> SingleShard:
+            worker = await started(Path(self.directory.name) / "worker")
+            worker.indexing.pause()
+            return await SingleShard.create(worker)
+
+        self.shard = self.run(create())
+        assert self.run(self.shard.count()) == 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "shard"):
+            self.run(self.shard.worker.close())
+        self.runner.close()
+        self.directory.cleanup()
+
+    # Writes.
+
+    @rule(
+        records=st.dictionaries(
+            IDS,
+            st.tuples(VECTORS, METADATA | WITH_LONG | st.none(), DOCUMENTS | st.none()),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    def upsert(self, records: dict[str, Any]) -> None:
+        columns = [list(column) for column in zip(*records.values(), strict=True)]
+        self.run(self.shard.upsert(list(records), *columns))
+        self.reference.upsert(
+            {i: {"vector": v, "metadata": m, "document": d} for i, (v, m, d) in records.items()}
+        )
+
+    @rule(changes=st.dictionaries(IDS, CHANGES | WITH_LONG, min_size=1, max_size=4))
+    def update(self, changes: dict[str, Any]) -> None:
+        self.run(self.shard.update(list(changes), None, list(changes.values())))
+        self.reference.update({i: {"metadata": m} for i, m in changes.items()})
+
+    @rule(ids=st.lists(IDS, min_size=1, max_size=3))
+    def delete(self, ids: list[str]) -> None:
+        response = self.run(self.shard.delete(ids))
+        assert response.deleted == self.reference.delete(ids)
+
+    @rule(where=ANY_FILTER, limit=st.none() | st.integers(0, 3))
+    def delete_where(self, where: Any, limit: int | None) -> None:
+        response = self.run(self.shard.delete(where=where, limit=limit))
+        ids = self.reference.in_order(where)[:limit]
+        assert response.deleted == self.reference.delete(ids) == len(ids)
+
+    @rule(where=ANY_FILTER, metadata=CHANGES)
+    def patch(self, where: Any, metadata: Any) -> None:
+        response = self.run(self.shard.patch(where, metadata))
+        ids = self.reference.in_order(where)
+        assert response.matched == len(ids)
+        self.reference.update({i: {"metadata": metadata} for i in ids})
+
+    # Indexing, at any point.
+
+    @rule(rows=st.integers(1, 5))
+    def index_some(self, rows: int) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MetadataIndex, "step_rows", rows)
+            advance(self.shard.open)
+
+    @rule()
+    def index_all(self) -> None:
+        while advance(self.shard.open):
+            pass
+        assert self.shard.open.indexes.backlog == 0
+
+    @rule(
+        name=st.sampled_from([*MetadataIndex.databases, "indexes", "changes", "before"]),
+        place=st.integers(0, 50),
+        byte=st.integers(0, 50),
+    )
+    def damage(self, name: str, place: int, byte: int) -> None:
+        """Flip a bit of a stored value behind everybody's back."""
+        environment = self.shard.open._environment
+
+        def flip(txn: Transaction) -> None:
+            with txn.cursor(db=environment.databases[name]) as cursor:
+                items = [(bytes(key), bytes(value)) for key, value in cursor]
+            if items:
+                key, value = items[place % len(items)]
+                flipped = bytearray(value)
+                flipped[byte % len(value)] ^= 4
+                txn.put(key, bytes(flipped), db=environment.databases[name])
+
+        environment.write(flip)
+
+    @rule()
+    def reopen(self) -> None:
+        async def anew() -> SingleShard:
+            await self.shard.worker.close()
+            worker = await started(Path(self.directory.name) / "worker")
+            worker.indexing.pause()
+            shard: SingleShard = self.shard.on(worker)
+            return shard
+
+        self.shard = self.run(anew())
+        assert self.run(self.shard.count()) == len(self.reference.records)
+
+    # Reads.
+
+    @rule(
+        where=ANY_FILTER,
+        where_document=st.none() | DOCUMENT_FILTERS,
+        ids=st.none() | st.lists(IDS, min_size=1, max_size=4),
+        offset=st.integers(0, 2),
+        limit=st.integers(1, 5),
+    )
+    def get(self, where: Any, where_document: Any, ids: Any, offset: int, limit: int) -> None:
+        expected = self.reference.in_order(where, where_document, ids)
+        given = {
+            name: value
+            for name, value in (("where_document", where_document), ("ids", ids))
+            if value is not None
+        }
+        page = self.run(self.shard.get(where=where, offset=offset, limit=limit, **given))
+        assert list(plain(page)) == expected[offset : offset + limit]
+        assert page.more == (len(expected) > offset + limit)
+
+    @rule(where=ANY_FILTER)
+    def count(self, where: Any) -> None:
+        assert self.run(self.shard.count(where=where)) == len(self.reference.in_order(where))
+
+    @rule(where=ANY_FILTER, query=VECTORS, limit=st.integers(1, 5))
+    def search(self, where: Any, query: Any, limit: int) -> None:
+        assume(self.reference.records)
+        matching = self.reference.in_order(where)
+        expected = self.reference.nearest(query, "l2", matching)[:limit]
+        found = self.run(self.shard.search([query], limit, where=where))
+        assert answer_of(found).ids == [[i for _, i in expected]]
+        assert found.plan.matching_count == len(matching)
+
+    @invariant()
+    def counts_all(self) -> None:
+        if hasattr(self, "shard"):
+            where = {"$not": {"no such field": {"$exists": True}}}
+            assert self.run(self.shard.count(where=where)) == len(self.reference.records)
+
+
+IndexMachine.TestCase.settings = settings(
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestIndex = IndexMachine.TestCase
