@@ -136,7 +136,7 @@ def check_answer_fits(fits: bool, max_bytes: int) -> None:
         raise OverloadedError(
             f"the answer would exceed {max_bytes} bytes: ask for less with `include`, or for fewer "
             "results or queries",
-            metadata={"limit": str(max_bytes), "field": "include"},
+            metadata={"limit": "max_answer_bytes", "field": "include"},
         )
 
 
