@@ -14,9 +14,9 @@ from shoal.server import process, rpc
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.worker import Worker
 
-__all__ = ["main"]
+__all__ = ["SWITCH_INTERVAL_S", "main"]
 
-_SWITCH_INTERVAL_S: Final = 50e-6
+SWITCH_INTERVAL_S: Final = 50e-6
 """How long one thread may keep the interpreter while another wants it. USearch takes it again after
 every query of a batch: at Python's 5 ms, searches on threads beside a busy event loop take a
 hundred times as long as alone."""
@@ -24,7 +24,7 @@ hundred times as long as alone."""
 
 def main() -> int:
     """Run the worker until it is told to stop, and give the exit code."""
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return process.run(
         "worker",
         WorkerSettings,
