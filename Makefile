@@ -4,6 +4,7 @@
 VENV  ?= .venv
 PROTO_VENV ?= .venv-proto
 OLDEST_VENV ?= .venv-oldest
+PEERS_VENV ?= .venv-peers
 BIN    = $(VENV)/bin
 # The first interpreter that is new enough; `make dev PYTHON=...` overrides it.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -22,6 +23,7 @@ SERVER_STAMP = $(VENV)/.server
 DEV_STAMP   = $(VENV)/.complete
 PROTO_STAMP = $(PROTO_VENV)/.complete
 OLDEST_STAMP = $(OLDEST_VENV)/.complete
+PEERS_STAMP = $(PEERS_VENV)/.complete
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -123,6 +125,15 @@ examples: dev  ## Run the examples in all languages whose toolchain is here (ARG
 bench: dev  ## Measure: see benchmarks/README.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# What Shoal is compared with pulls in a hundred packages, which have no business in .venv.
+$(PEERS_STAMP): benchmarks/peers/requirements.txt | $(DEV_STAMP)
+	@test -x $(PEERS_VENV)/bin/python || $(BIN)/python -m venv $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-peers: dev $(PEERS_STAMP)  ## Measure beside Chroma: see benchmarks/README.md
+	$(BIN)/python -m benchmarks.peers --chroma $(PEERS_VENV)/bin $(ARGS)
+
 clean:  ## Remove the environments and caches (data directories stay)
-	rm -rf $(VENV) $(PROTO_VENV) $(OLDEST_VENV) .deploy-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) $(PROTO_VENV) $(OLDEST_VENV) $(PEERS_VENV) .deploy-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_gateway.merge import Matches, Picks, Run, merge_matches, merge_runs
+from shoal_gateway.merge import Matches, Picks, Run, merge_matches, merge_one, merge_runs
 
 
 @dataclass(frozen=True)
@@ -117,3 +117,10 @@ def test_a_run_of_nothing_that_has_more_holds_everything_back() -> None:
     picks = merge_runs([run([], more=True), run([Item("a", 1, 0.0)], more=False)], 10)
 
     assert len(picks.items) == 0
+
+
+@given(shards(), st.integers(1, 8))
+def test_one_query_merges_alike_in_plain_python(found: list[list[Item]], limit: int) -> None:
+    answers = [matches([nearest(shard, limit)]) for shard in found]
+
+    assert merge_one(answers, limit) == merge_matches(answers, limit).places()

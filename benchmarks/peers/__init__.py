@@ -1,0 +1,1 @@
+"""Shoal beside other stores, interleaved: see benchmarks/README.md."""
