@@ -21,11 +21,15 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Bounded", "Queries", "Space", "bounded", "exact", "norms"]
+__all__ = ["Bounded", "Queries", "Space", "bounded", "exact", "exact_of_each", "norms"]
 
 _UNIT_ROUNDOFF: Final = 2.0**-24
 _SMALLEST_NORMAL: Final = 2.0**-126
 _SLACK: Final = 1e-12
+
+_WORK_NUMBERS: Final = 64 * 1024
+"""Numbers in double precision that `exact_of_each` works on at a time: half a megabyte, which stays
+in a core's cache. All 64 x 16 pairs of a batch at once took 93 us a query, in such parts 3 us."""
 
 
 class Space(Enum):
@@ -116,6 +120,51 @@ def exact(
             distance = np.where(scale > 0.0, 1.0 - dots / scale, 1.0)
     # Of parallel vectors the quotient may round to just beyond 1: nothing is nearer than 0.
     return np.clip(distance, 0.0, 2.0, out=distance)
+
+
+def exact_of_each(
+    space: Space, queries: Queries, vectors: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Give exact distances of each query to vectors of its own, as `exact` does.
+
+    Args:
+        space: Which distance.
+        queries: ``q`` of them.
+        vectors: Shape ``(q, n, d)``.
+
+    Returns:
+        Shape ``(q, n)``.
+    """
+    query_count, count, dimension = vectors.shape
+    distances = np.empty((query_count, count), np.float64)
+    step = max(1, _WORK_NUMBERS // max(1, count * dimension))
+    work = np.empty((min(step, query_count), count, dimension), np.float64)
+    for first in range(0, query_count, step):
+        part = slice(first, min(first + step, query_count))
+        double = work[: part.stop - first]
+        np.copyto(double, vectors[part])
+        asked = queries.double[part]
+        if space is Space.L2:
+            double -= asked[:, None, :]
+            distances[part] = _squares(double)
+            continue
+        dots = (double @ asked[:, :, None])[:, :, 0]
+        if space is Space.COSINE:
+            scale = np.sqrt(_squares(double)) * queries.norms[part, None]
+            # A zero vector has the dot 0 and so the distance 1.
+            scale[scale == 0.0] = 1.0
+            dots /= scale
+        np.subtract(1.0, dots, out=distances[part])
+    if space is Space.COSINE:
+        np.minimum(distances, 2.0, out=distances)
+        np.maximum(distances, 0.0, out=distances)
+    return distances
+
+
+def _squares(double: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Give each vector's dot with itself, twice as fast as `einsum`."""
+    result: npt.NDArray[np.float64] = (double[..., None, :] @ double[..., :, None])[..., 0, 0]
+    return result
 
 
 def bounded(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Candidates", "Nearest"]
+__all__ = ["Candidates", "Nearest", "ranked", "ranked_of_each"]
 
 
 class Candidates(NamedTuple):
@@ -55,6 +55,31 @@ def ranked(
     """Give the `limit` nearest of unsorted candidates."""
     order = np.lexsort((rows, distances))[:limit]
     return Candidates(distances[order], rows[order], keys[order])
+
+
+def ranked_of_each(
+    distances: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.uint32],
+    keys: npt.NDArray[np.uint64],
+    limit: int,
+) -> list[Candidates]:
+    """Give the `limit` nearest of each query's candidates.
+
+    Args:
+        distances: Shape ``(q, n)``; infinite where there is none.
+        rows: Shape ``(q, n)``.
+        keys: Shape ``(q, n)``.
+        limit: At least 1.
+    """
+    order = np.lexsort((rows, distances), axis=-1)[:, :limit]
+    distances = np.take_along_axis(distances, order, axis=1)
+    rows = np.take_along_axis(rows, order, axis=1)
+    keys = np.take_along_axis(keys, order, axis=1)
+    counts = np.count_nonzero(distances < np.inf, axis=1).tolist()
+    return [
+        Candidates(distances[i, :count], rows[i, :count], keys[i, :count])
+        for i, count in enumerate(counts)
+    ]
 
 
 class Nearest:

@@ -20,13 +20,12 @@ import numpy.typing as npt
 
 from shoal.errors import DimensionMismatchError
 from shoal_worker.columns import Column, ColumnReader, Columns, check_answer_fits
-from shoal_worker.distances import Queries, Space, bounded, exact, norms
+from shoal_worker.distances import Queries, Space, bounded, exact, exact_of_each, norms
 from shoal_worker.graph import Graph
 from shoal_worker.matching import Selection, select
-from shoal_worker.nearest import Candidates, Nearest, ranked
+from shoal_worker.nearest import Candidates, Nearest, ranked_of_each
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.state import Pinned
-from shoal_worker.store import VectorBatch
 
 __all__ = ["Matches", "Method", "Search", "search"]
 
@@ -250,40 +249,39 @@ class _Searcher:
         keys: npt.NDArray[np.uint64],
         counts: npt.NDArray[np.intp],
     ) -> list[Candidates]:
-        if which.size == 1:
-            return [self._rank_one(int(which[0]), keys[0, : int(counts[0])].tolist())]
-        width = keys.shape[1]
-        owners = np.repeat(np.arange(which.size), width)
+        """Rank each query's candidates exactly, leaving out what is not current or not matching."""
+        shape, dimension = keys.shape, self._state.meta.dimension
+        is_candidate: npt.NDArray[np.bool_] | None = None
         flat = keys.ravel()
-        if int(counts.min()) < width:
-            real = (np.arange(width) < counts[:, None]).ravel()
-            owners, flat = owners[real], flat[real]
-        batch, positions = self._pinned.store.vectors_of(
-            self._pinned.txn, flat.tolist(), self._state.meta.dimension
-        )
-        if positions is not None:
-            owners = owners[positions]
-        rows, vectors, found_keys = batch.rows, batch.vectors, batch.keys
+        if int(counts.min()) < shape[1]:
+            is_candidate = (np.arange(shape[1]) < counts[:, None]).ravel()
+            flat = flat[is_candidate]
+        batch, positions = self._pinned.store.vectors_of(self._pinned.txn, flat.tolist(), dimension)
+        rows, vectors = batch.rows, batch.vectors
+        if is_candidate is not None or positions is not None:
+            # Spread out again, so that every query has as many places.
+            places = np.arange(keys.size) if is_candidate is None else np.flatnonzero(is_candidate)
+            places = places if positions is None else places[positions]
+            is_candidate = np.zeros(keys.size, np.bool_)
+            is_candidate[places] = True
+            rows, vectors = (
+                np.zeros(keys.size, np.uint32),
+                np.zeros((keys.size, dimension), np.float32),
+            )
+            rows[places], vectors[places] = batch.rows, batch.vectors
         if self._rows is not None:
             matching = _among(rows, self._rows)
-            owners, rows = owners[matching], rows[matching]
-            vectors, found_keys = vectors[matching], found_keys[matching]
-        self.candidate_count += len(rows)
-        distances = exact(self._space, self._queries.double[which][owners], vectors)
-        bounds = np.searchsorted(owners, np.arange(which.size + 1))
-        return [
-            ranked(distances[a:b], rows[a:b], found_keys[a:b], self._limit)
-            for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
-        ]
-
-    def _rank_one(self, which: int, keys: list[int]) -> Candidates:
-        batch, _ = self._pinned.store.vectors_of(self._pinned.txn, keys, self._state.meta.dimension)
-        if self._rows is not None:
-            matching = _among(batch.rows, self._rows)
-            batch = VectorBatch(batch.keys[matching], batch.rows[matching], batch.vectors[matching])
-        self.candidate_count += len(batch.rows)
-        distances = exact(self._space, self._queries.double[which], batch.vectors)
-        return ranked(distances, batch.rows, batch.keys, self._limit)
+            is_candidate = matching if is_candidate is None else is_candidate & matching
+        queries = self._queries
+        if which.size != len(queries.single):
+            queries = queries.part(which)
+        distances = exact_of_each(self._space, queries, vectors.reshape(*shape, dimension))
+        if is_candidate is None:
+            self.candidate_count += keys.size
+        else:
+            self.candidate_count += int(np.count_nonzero(is_candidate))
+            distances[~is_candidate.reshape(shape)] = np.inf
+        return ranked_of_each(distances, rows.reshape(shape), keys, self._limit)
 
     # Exact scans of the stored vectors.
 
