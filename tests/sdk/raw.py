@@ -46,7 +46,9 @@ class Raw:
     """A client of one database."""
 
     def __init__(self, port: int, database: str, tenant: str = "default_tenant") -> None:
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        # gRPC receives 4 MiB by default; an answer of Shoal's may have 64.
+        receive = ("grpc.max_receive_message_length", 72 * 2**20)
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[receive])
         self._services = (
             admin_service_pb2_grpc.AdminServiceStub(self._channel),
             collection_service_pb2_grpc.CollectionServiceStub(self._channel),

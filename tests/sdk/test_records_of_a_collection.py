@@ -355,3 +355,27 @@ def test_results_as_rows_and_text(books: Any, way: str) -> None:
     assert "<td>one</td>" in found._repr_html_()
     assert "books" in repr(books)
     assert "books" in books._repr_html_()
+
+
+@pytest.mark.long
+def test_answers_beyond_a_message_come_in_parts(client: Any, way: str) -> None:
+    books = client.create_collection("large", {"hnsw": {"shards": 2}}, embedding_function=None)
+    count, size = 40, 2**20
+    if way == "raw":
+        # As other languages would: a page ends early, and a query is told to ask for less.
+        for start in (0, count // 2):
+            ids = [str(i) for i in range(start, start + count // 2)]
+            books.add(ids, np.ones((len(ids), 2)), None, ["x" * size] * len(ids))
+        pages = [len(batch["ids"]) for batch in books.iterate()]
+        assert sum(pages) == count
+        with pytest.raises(shoal.OverloadedError, match="include") as caught:
+            books.query(np.ones((2, 2)), n_results=count)
+        assert caught.value.metadata["limit"] == "max_answer_bytes"
+        return
+    added = books.add(
+        [str(i) for i in range(count)], np.ones((count, 2)), None, ["x" * size] * count
+    )
+    assert added.added == count
+    found = books.query(np.ones((2, 2)), n_results=count, include=["documents"])
+    assert [len(documents) for documents in found["documents"]] == [count] * 2
+    assert found["ids"] == [[str(i) for i in range(count)]] * 2
