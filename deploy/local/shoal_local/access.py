@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from shoal.errors import InvalidArgumentError
 from shoal.server import rpc
+from shoal.server.tls import FixedTls
 from shoal_local.directory import ADMIN_KEY, is_held
 from shoal_local.state import RunState
 
@@ -109,9 +110,8 @@ class ServerAccess:
 
     def channel(self) -> grpc.aio.Channel:
         """Open a channel."""
-        if self.credentials is None:
-            return grpc.aio.insecure_channel(self.address)
-        return grpc.aio.secure_channel(self.address, self.credentials)
+        tls = None if self.credentials is None else FixedTls(self.credentials)
+        return rpc.channel(self.address, tls)
 
     async def call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request

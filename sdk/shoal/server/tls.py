@@ -22,7 +22,7 @@ from shoal.errors import InvalidArgumentError
 from shoal.server import metrics
 from shoal.server.certificate_expiry import expiry_of
 
-__all__ = ["Certificates", "ChannelTls"]
+__all__ = ["Certificates", "ChannelTls", "FixedTls"]
 
 _log: Final = structlog.get_logger("shoal.tls")
 
@@ -168,6 +168,22 @@ class Certificates:
         if end is not None:
             _expiry.labels(self._use).set(end)
         return loaded
+
+
+class FixedTls:
+    """The TLS of a channel whose credentials do not change, as in a short-lived program.
+
+    Args:
+        given: Credentials.
+    """
+
+    def __init__(self, given: grpc.ChannelCredentials) -> None:
+        self._given = given
+        self.options: list[tuple[str, str]] = []
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Give them."""
+        return self._given
 
 
 class ChannelTls:

@@ -12,7 +12,7 @@ import grpc.aio
 
 from shoal.errors import FailedPreconditionError
 from shoal.server.methods import MAX_MESSAGE_BYTES
-from shoal.server.tls import ChannelTls
+from shoal.server.tls import ChannelTls, FixedTls
 
 __all__ = ["AddressedChannel", "bind", "channel", "server"]
 
@@ -124,7 +124,10 @@ class AddressedChannel(grpc.aio.Channel):
     """
 
     def __init__(
-        self, address: str, options: Sequence[tuple[str, Any]], tls: ChannelTls | None = None
+        self,
+        address: str,
+        options: Sequence[tuple[str, Any]],
+        tls: ChannelTls | FixedTls | None = None,
     ) -> None:
         self.address = address
         self._options = list(options)
@@ -197,7 +200,10 @@ class AddressedChannel(grpc.aio.Channel):
 
 
 def channel(
-    address: str, tls: ChannelTls | None = None, *, max_message_bytes: int = MAX_MESSAGE_BYTES
+    address: str,
+    tls: ChannelTls | FixedTls | None = None,
+    *,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> AddressedChannel:
     """Make a channel to another process of Shoal's. Nothing is contacted before the first call.
 
