@@ -38,6 +38,7 @@ from shoal.internal.v1.catalog_pb2 import (
     TenantEntry,
     WorkerEntry,
 )
+from shoal.server.cut_short import cut_short
 from shoal_coordinator.state import DEFAULT_DATABASE, DEFAULT_TENANT, CatalogState, Change
 
 FORMAT: Final = 1
@@ -208,8 +209,16 @@ class Catalog:
                 lock=False,
             )
         except lmdb.Error as error:
-            raise DataLossError(f"{path} cannot be opened as a catalog: {error}") from error
-        self._dbs = {name: self._env.open_db(name) for name in _DATABASES}
+            raise _unusable(path, str(error)) from error
+        wrong = cut_short(path, self._env.info()["last_pgno"], self._env.stat()["psize"])
+        if wrong is not None:
+            self._env.close()
+            raise _unusable(path, wrong)
+        try:
+            self._dbs = {name: self._env.open_db(name) for name in _DATABASES}
+        except lmdb.Error as error:
+            self._env.close()
+            raise _unusable(path, str(error)) from error
 
     def _prepare(self, *, recover: bool) -> None:
         cluster_id = ""
@@ -318,6 +327,10 @@ def _unframe(framed: bytes, what: str) -> bytes:
     if len(framed) < 4 or zlib.crc32(value) != int.from_bytes(framed[:4], "big"):
         raise DataLossError(f"{what} is damaged: its checksum does not fit; restore a backup")
     return value
+
+
+def _unusable(path: Path, why: str) -> DataLossError:
+    return DataLossError(f"{path} cannot be opened as a catalog: {why}")
 
 
 def _lock_directory(directory: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
@@ -155,3 +156,13 @@ def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
     # And the directory is free again.
     (tmp_path / "catalog.mdb").unlink()
     Catalog(tmp_path).close()
+
+
+def test_a_catalog_cut_short_is_refused(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path)
+    commit(catalog, catalog.load(), Change(collections=(entry("long", 9, padding=100_000),)))
+    catalog.close()
+    path = tmp_path / "catalog.mdb"
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(DataLossError, match=r"catalog\.mdb was cut short"):
+        Catalog(tmp_path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shoal.errors import (
@@ -123,6 +125,25 @@ async def test_missing_records_are_data_loss(tmp_path: Path) -> None:
 
     assert (await shard.on(worker).get()).error.reason == "DATA_LOSS"
     assert not (tmp_path / "shards" / shard.reference.shard_id / "records.mdb").exists()
+    await worker.close()
+
+
+async def test_records_cut_short_are_data_loss_and_end_nobody(tmp_path: Path) -> None:
+    worker = await started(tmp_path)
+    shard, other = await SingleShard.create(worker), await SingleShard.create(worker)
+    ids = [f"r{number}" for number in range(500)]
+    for written in (shard, other):
+        await written.add(ids, np.ones((500, 16)))
+    records = shard.directory / "records.mdb"
+    await worker.close()
+    os.truncate(records, records.stat().st_size // 2)
+
+    worker = await started(tmp_path)
+
+    error = (await shard.on(worker).get()).error
+    assert error.reason == "DATA_LOSS"
+    assert "cut short" in error.message
+    assert len((await other.on(worker).get()).records.ids) == 500
     await worker.close()
 
 

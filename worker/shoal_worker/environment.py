@@ -20,6 +20,8 @@ from typing import Final, TypeAlias, TypeVar
 
 import lmdb
 
+from shoal.server.cut_short import cut_short
+
 __all__ = ["Cursor", "Database", "Environment", "EnvironmentClosedError", "Reader", "Transaction"]
 
 # Values come out as memoryviews into the map: they must not outlive their transaction, nor, in a
@@ -82,6 +84,10 @@ class Environment:
         derived: Names of databases that can be made again: created where missing in any case.
         create: Whether the file may be made. Otherwise it must be there.
         initial_map_bytes: Address space to begin with.
+
+    Raises:
+        FileNotFoundError: It is not there, and was not to be created.
+        lmdb.Error: It cannot be opened, or lacks pages that it uses.
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class Environment:
             readahead=False,
         )
         self._map_bytes = map_bytes
+        self._check_length()
         # A killed process leaves its reader slots behind, and with them old pages pinned.
         self._environment.reader_check()
         self.databases: Mapping[str, Database] = {
@@ -123,6 +130,13 @@ class Environment:
         self._live = 0  # guarded by _gate: transactions that are under way
         self._shut = False  # guarded by _gate: no new transaction may begin
         self._closed = False  # guarded by _gate
+
+    def _check_length(self) -> None:
+        last_page, page = self._environment.info()["last_pgno"], self._environment.stat()["psize"]
+        wrong = cut_short(self._path, last_page, page)
+        if wrong is not None:
+            self._environment.close()
+            raise lmdb.CorruptedError(wrong)
 
     def _open_databases(self, names: Sequence[str], create: bool) -> dict[str, Database]:
         try:
