@@ -20,6 +20,10 @@ _STRING_OVERHEAD_BYTES: Final = 4
 """What a string costs in a message beside its own bytes: its tag and length."""
 
 
+_ROWS_AT_ONCE: Final = 64
+"""Rows that are read between two looks at the bound."""
+
+
 class Column(Enum):
     """What an answer carries beside the IDs."""
 
@@ -77,7 +81,7 @@ class ColumnReader:
         self._texts = self._wanted()
 
     def _wanted(self) -> list[tuple[Database, Callable[[bytes | None], None]]]:
-        """Where to read what was asked for beside vectors, and what takes it."""
+        """Where to read what was asked for beside vectors, and what takes a value of it."""
         columns, store = self.columns, self._store
         metadatas, documents, uris = columns.metadatas, columns.documents, columns.uris
         wanted: list[tuple[Database, Callable[[bytes | None], None]]] = []
@@ -120,6 +124,42 @@ class ColumnReader:
         for (_, take), value in zip(self._texts, found, strict=True):
             take(value)
         return True
+
+    def add_rows(self, rows: Sequence[int]) -> bool:
+        """Append the records of rows, which must have one.
+
+        Returns:
+            False if the columns grew over their bound: it is noticed every few records.
+        """
+        columns = self.columns
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[first : first + _ROWS_AT_ONCE]
+            records = self._store.records_of(self._txn, part)
+            ids = [record.id for record in records]
+            columns.ids += ids
+            columns.ordinals += [record.ordinal for record in records]
+            size = sum(map(len, ids)) + (8 + _STRING_OVERHEAD_BYTES) * len(ids)
+            for database, take in self._texts:
+                for value in self._store.values(self._txn, database, part):
+                    size += _STRING_OVERHEAD_BYTES + (len(value) if value else 0)
+                    take(value)
+            if columns.vectors is not None:
+                size += self._add_vectors(columns.vectors, records)
+            columns.size_bytes += size
+            if columns.size_bytes > self._max_bytes and len(columns.ids) > 1:
+                return False
+        return True
+
+    def _add_vectors(self, vectors: list[bytes], records: Sequence[Record]) -> int:
+        """Append the records' vectors, and give how many bytes they have."""
+        size = 0
+        for record in records:
+            vector = self._store.vector(self._txn, record.key)
+            if vector is None:
+                raise DamagedValueError(f"the vector of row {record.row} is missing")
+            vectors.append(vector)
+            size += len(vector)
+        return size
 
 
 def _decoded(value: bytes | None) -> str | None:

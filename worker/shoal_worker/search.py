@@ -144,11 +144,7 @@ def _read(
     reader = ColumnReader(pinned.txn, pinned.store, sought.include, sought.max_bytes)
     for candidates in found:
         sought.check()
-        for row in candidates.rows.tolist():
-            record = pinned.store.record(pinned.txn, row)
-            if record is None:
-                raise DamagedValueError(f"row {row} has a vector and no record")
-            check_answer_fits(reader.add(record), sought.max_bytes)
+        check_answer_fits(reader.add_rows(candidates.rows.tolist()), sought.max_bytes)
     distances = np.concatenate([c.distances for c in found])
     counts = [len(c.rows) for c in found]
     return Matches(counts, reader.columns, distances, method, matching_count, candidate_count)

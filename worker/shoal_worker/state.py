@@ -92,13 +92,13 @@ class Pinned:
         self._reader: Reader = environment.read()
         self.txn: Transaction = self._reader.txn
         try:
-            state = publication.of(store.meta(self.txn).sequence)
+            state = publication.of(store.sequence(self.txn))
             # The transaction is older than what is published: a commit came between. Each turn
             # needs another commit, and a commit takes far longer than a turn.
             while state is None:
                 self._reader.renew()
                 self.txn = self._reader.txn
-                state = publication.of(store.meta(self.txn).sequence)
+                state = publication.of(store.sequence(self.txn))
         except BaseException:
             self._reader.close()
             raise

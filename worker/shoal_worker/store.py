@@ -35,7 +35,7 @@ import xxhash
 
 from shoal.server.buckets import bucket_of
 from shoal_worker.environment import Database, Environment, Transaction
-from shoal_worker.sealed import SEAL_BYTES, DamagedValueError, seal, unseal
+from shoal_worker.sealed import SEAL_BYTES, DamagedValueError, seal, unseal, unseal_each
 
 __all__ = ["DATABASES", "FORMAT", "Meta", "Record", "Store", "VectorBatch", "id_key"]
 
@@ -67,6 +67,7 @@ _PREFIX_BYTES: Final = 493
 _DIGEST_BYTES: Final = 16
 
 _META: Final = struct.Struct("<IQQQQIQQQ16s16s")
+_SEQUENCE: Final = struct.Struct("<4xQ")
 _META_KEY: Final = b"meta"
 _RECORD: Final = struct.Struct("<BQQ")
 _RECORD_FORMAT: Final = 1
@@ -198,6 +199,14 @@ class Store:
             raise DamagedValueError("the shard's description is missing")
         return Meta.unpacked(value)
 
+    def sequence(self, txn: Transaction) -> int:
+        """Read the position of the last log entry applied: of `meta`, what every reader needs."""
+        value = txn.get(_META_KEY, db=self.meta_db)
+        if value is None:
+            raise DamagedValueError("the shard's description is missing")
+        sequence: int = _SEQUENCE.unpack_from(unseal(value, 0, "the shard's description"))[0]
+        return sequence
+
     def put_meta(self, txn: Transaction, meta: Meta) -> None:
         """Store what the shard knows about itself."""
         txn.put(_META_KEY, meta.packed(), db=self.meta_db)
@@ -220,6 +229,27 @@ class Store:
         if version != _RECORD_FORMAT:
             raise DamagedValueError(f"the record of row {row} has the unknown format {version}")
         return Record(row, ordinal, key, payload[_RECORD.size :].decode())
+
+    def records_of(self, txn: Transaction, rows: Sequence[int]) -> list[Record]:
+        """Read the records of rows that have one, in the order of the rows.
+
+        Raises:
+            DamagedValueError: If one is missing.
+        """
+        get, pack, database = txn.get, _U32.pack, self.records
+        payloads = unseal_each(
+            [get(pack(row), None, database) for row in rows], rows, "the record of row"
+        )
+        unpack, head_bytes = _RECORD.unpack_from, _RECORD.size
+        found = []
+        for row, payload in zip(rows, payloads, strict=True):
+            if payload is None:
+                raise DamagedValueError(f"row {row} has a vector and no record")
+            version, ordinal, key = unpack(payload)
+            if version != _RECORD_FORMAT:
+                raise DamagedValueError(f"the record of row {row} has the unknown format {version}")
+            found.append(Record(row, ordinal, key, payload[head_bytes:].decode()))
+        return found
 
     def encode_record(self, row: int, ordinal: int, key: int, record_id: str) -> bytes:
         """Give the stored form of a record."""
@@ -250,6 +280,13 @@ class Store:
         """Read metadata, a document or a URI of a row, copied; None if there is none."""
         value = txn.get(_U32.pack(row), db=database)
         return None if value is None else unseal(value, row, "a value of row")
+
+    def values(
+        self, txn: Transaction, database: Database, rows: Sequence[int]
+    ) -> list[bytes | None]:
+        """Read metadata, documents or URIs of rows, copied, in the order of the rows."""
+        get, pack = txn.get, _U32.pack
+        return unseal_each([get(pack(row), None, database) for row in rows], rows, "a value of row")
 
     # Vectors.
 
@@ -308,11 +345,10 @@ class Store:
         stored = np.frombuffer(joined, _vector_layout(dimension))
         digest = xxhash.xxh3_64_intdigest
         payload_bytes = stored_bytes - SEAL_BYTES
-        seals = stored["seal"].tolist()
-        for i, value in enumerate(values):
-            if digest(value[:payload_bytes], keys[i]) & 0xFFFFFFFF != seals[i]:
+        for key, value, sealed in zip(keys, values, stored["seal"].tolist(), strict=True):
+            if digest(value[:payload_bytes], key) & 0xFFFFFFFF != sealed:
                 raise DamagedValueError(
-                    f"the vector of key {keys[i]} is damaged: its checksum does not fit"
+                    f"the vector of key {key} is damaged: its checksum does not fit"
                 )
         return VectorBatch(
             np.array(keys, np.uint64), stored["row"].astype(np.uint32), stored["vector"]
