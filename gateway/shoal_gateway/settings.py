@@ -36,6 +36,11 @@ class GatewaySettings(RoleSettings):
         minimum=0,
         maximum=65535,
     )
+    share_port: bool = setting(
+        False,
+        help="Let other gateways of this cluster listen on the port, too (SO_REUSEPORT): the "
+        "kernel spreads connections over them. For machines with more cores than one can use.",
+    )
     coordinator: str = setting("127.0.0.1:7710", help="host:port of the coordinator.")
     auth: bool = setting(
         False,

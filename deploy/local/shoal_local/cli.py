@@ -16,6 +16,7 @@ from shoal.errors import InvalidArgumentError, ShoalError
 from shoal.server import logs
 from shoal.server.process import EXIT_FAILED, EXIT_WRONG_SETTINGS
 from shoal.server.settings import load
+from shoal_local import ports
 from shoal_local.directory import DataDirectory
 from shoal_local.plan import Plan, child_environment, make_plan
 from shoal_local.settings import UpSettings
@@ -139,7 +140,10 @@ def _up(arguments: list[str]) -> int:
             from shoal_local import single
 
             return single.run(directory, plan, on_ready=_announce)
-        return asyncio.run(_supervise(directory, plan, environment))
+        with contextlib.ExitStack() as stack:
+            if plan.gateway.share_port:
+                stack.enter_context(ports.held(plan.gateway.host, plan.gateway.port))
+            return asyncio.run(_supervise(directory, plan, environment))
 
 
 def _with_config(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:

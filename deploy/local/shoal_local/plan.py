@@ -51,7 +51,7 @@ class Plan:
         worker: Those of every worker.
         gateway: Its settings.
         gateway_flags: The gateway's flags, its ports among them.
-        children: Processes to start: coordinator, workers, gateway. None if all roles share one.
+        children: Processes to start: coordinator, workers, gateways. None if all roles share one.
     """
 
     coordinator: CoordinatorSettings
@@ -75,7 +75,14 @@ def make_plan(up: UpSettings, directory: DataDirectory, environment: Mapping[str
             f"start it with --workers {left[-1]} or more, or with --workers 0",
             metadata={"workers": str(left[-1])},
         )
+    if up.gateways > 1 and not up.workers:
+        raise InvalidArgumentError(
+            f"--gateways {up.gateways} needs processes of their own for the roles: "
+            "give --workers 1 or more"
+        )
     flags = _role_flags(up)
+    if up.gateways > 1:
+        flags["gateway"].append("--share-port")
     inherited = child_environment(environment)
     coordinator = _read("coordinator", CoordinatorSettings, flags["coordinator"], inherited)
     worker = _read("worker", WorkerSettings, flags["worker"], inherited)
@@ -234,17 +241,29 @@ def _children(
         internal(f"worker-{n}", worker, f"--data-dir={directory.worker(n)}", address)
         for n in range(1, up.workers + 1)
     ]
-    last = ChildPlan(
-        "gateway",
-        "gateway",
-        (*flags["gateway"], address),
-        reachable(gateway.host),
-        gateway.port,
-        gateway.health_port,
-        gateway.metrics_port,
-        stop_grace_s=gateway.stop_grace_s,
-    )
-    return [first, *workers, last]
+
+    def public(name: str, health: int, metrics: int) -> ChildPlan:
+        arguments = (*flags["gateway"], address, *_port_flags(gateway.port, health, metrics))
+        return ChildPlan(
+            name,
+            "gateway",
+            arguments,
+            reachable(gateway.host),
+            gateway.port,
+            health,
+            metrics,
+            stop_grace_s=gateway.stop_grace_s,
+        )
+
+    def free() -> int:
+        port = ports.find(gateway.host, taken)
+        taken.add(port)
+        return port
+
+    others = [public(f"gateway-{n}", free(), free()) for n in range(2, up.gateways + 1)]
+    # The one whose ports were asked for comes last: it is what others are told of.
+    last = public("gateway", gateway.health_port, gateway.metrics_port)
+    return [first, *workers, *others, last]
 
 
 def reachable(host: str) -> str:

@@ -22,6 +22,14 @@ class UpSettings:
         minimum=0,
         maximum=64,
     )
+    gateways: int = setting(
+        1,
+        help="Gateway processes, which share the port of the public API: the kernel spreads "
+        "connections, so one client with one connection uses one of them. More than one pays on "
+        "machines with more cores than the workers and a gateway keep busy.",
+        minimum=1,
+        maximum=64,
+    )
     host: str | None = setting(
         None, help="Address of the public API; 0.0.0.0 for all. Default: the gateway's setting."
     )

@@ -33,11 +33,11 @@ _log: Final = structlog.get_logger("shoal.local")
 
 
 class Supervisor:
-    """Runs a coordinator, workers and a gateway as child processes.
+    """Runs a coordinator, workers and gateways as child processes.
 
     Args:
         directory: Held by this process.
-        plans: Coordinator, workers, gateway, in this order.
+        plans: Coordinator, workers, gateways, in this order.
         environment: What the children inherit.
         on_ready: Called once, when all have registered and the gateway answers.
     """
@@ -114,8 +114,9 @@ class Supervisor:
             await asyncio.gather(*(c.stop() for c in self._children if c.plan.role == role))
 
     async def _announce(self) -> None:
-        gateway = self._children[-1].plan
-        await wait_until_ready(f"{gateway.host}:{gateway.health_port}")
+        for child in self._children:
+            if child.plan.role == "gateway":
+                await wait_until_ready(f"{child.plan.host}:{child.plan.health_port}")
         self._is_ready = True
         for child in self._children:
             child.has_been_ready = True

@@ -76,7 +76,10 @@ class RoleProcess:
         self.role = role
         self.health = Health()
         self._settings = given
-        self._server = rpc.server(max_concurrent_calls=given.max_concurrent_calls)
+        self._server = rpc.server(
+            max_concurrent_calls=given.max_concurrent_calls,
+            share_port=getattr(given, "share_port", False),
+        )
         self._limit = rpc.CallLimit(given.max_concurrent_calls)
         self._services: list[str] = []
         self._is_public = False

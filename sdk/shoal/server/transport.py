@@ -36,14 +36,23 @@ _SHED_FACTOR: Final = 4
 
 
 def server(
-    *, max_concurrent_calls: int = 1_024, max_message_bytes: int = MAX_MESSAGE_BYTES
+    *,
+    max_concurrent_calls: int = 1_024,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    share_port: bool = False,
 ) -> grpc.aio.Server:
-    """Make a server. Its services enforce `max_concurrent_calls`; far above it gRPC sheds."""
+    """Make a server.
+
+    Args:
+        max_concurrent_calls: Enforced by its services; far above it gRPC sheds.
+        max_message_bytes: Of a request and of an answer.
+        share_port: Let other processes that say the same listen on its port, too.
+    """
     return grpc.aio.server(
         maximum_concurrent_rpcs=max_concurrent_calls * _SHED_FACTOR,
         options=[
             # On by default: two servers would share a port silently.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(share_port)),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
