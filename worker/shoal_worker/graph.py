@@ -31,7 +31,7 @@ import struct
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,15 @@ from usearch.index import Index
 from shoal.internal.v1.storage_pb2 import CheckpointHeader
 from shoal_worker.distances import Space, norms
 
-__all__ = ["DamagedCheckpointError", "Fit", "Graph", "GraphWriter", "Quantization", "read_header"]
+__all__ = [
+    "DamagedCheckpointError",
+    "Fit",
+    "Graph",
+    "GraphWriter",
+    "Quantization",
+    "Walked",
+    "read_header",
+]
 
 CHECKPOINT_FORMAT: Final = 1
 """Version of a checkpoint. 1: the first."""
@@ -246,6 +254,18 @@ def _verified(
     return header, graph
 
 
+class Walked(NamedTuple):
+    """What a graph found.
+
+    Attributes:
+        keys: Shape ``(q, count)``, nearest first.
+        counts: How many of each line count, shape ``(q,)``.
+    """
+
+    keys: npt.NDArray[np.uint64]
+    counts: npt.NDArray[np.intp]
+
+
 class Graph:
     """An immutable graph: a view of a checkpoint. The file may be unlinked while it is in use."""
 
@@ -274,18 +294,13 @@ class Graph:
         except RuntimeError as error:
             raise DamagedCheckpointError("damaged", f"USearch refuses it: {error}") from error
 
-    def search(
-        self, queries: npt.NDArray[np.float32], count: int, threads: int
-    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:
+    def search(self, queries: npt.NDArray[np.float32], count: int, threads: int) -> Walked:
         """Find candidates.
 
         Args:
             queries: Shape ``(q, d)``, as the user gave them.
             count: Candidates wanted for each query; above `ef_search` it widens the search.
             threads: How many at most.
-
-        Returns:
-            Keys, shape ``(q, count)``, nearest first, and how many of each line count, ``(q,)``.
         """
         asked = queries
         if self._fit.space is Space.COSINE:
@@ -297,7 +312,7 @@ class Graph:
         keys, _, counts, _, _ = self._index.search_many(
             asked, count, False, threads, None, ScalarKind.F32
         )
-        return keys, counts
+        return Walked(keys, counts)
 
     def set_ef_search(self, ef: int) -> None:
         """Change how many candidates a search considers."""
