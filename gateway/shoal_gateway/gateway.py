@@ -17,6 +17,7 @@ from shoal_gateway.admin import AdminService
 from shoal_gateway.collections import CollectionService
 from shoal_gateway.failover import Holders
 from shoal_gateway.fanout import FanOut
+from shoal_gateway.ranked_search import RankedSearcher
 from shoal_gateway.reads import Reader
 from shoal_gateway.records import RecordService
 from shoal_gateway.routing import Router
@@ -82,11 +83,13 @@ class Gateway:
         router = Router(self.table, catalog_stub)
         self._fan_out = FanOut(Holders(self.table, router), self._stubs, clock)
         selection = Selection(self._fan_out, clock)
+        reader = Reader(self._fan_out, selection, clock, limits)
         self.record_service = RecordService(
             router,
             Writer(router, self._fan_out, catalog_stub, clock, limits, selection),
-            Reader(self._fan_out, selection, clock, limits),
+            reader,
             Searcher(router, self._fan_out, clock, limits),
+            RankedSearcher(router, self._fan_out, reader, clock, limits),
             selection,
             clock,
             limits,

@@ -14,6 +14,7 @@ from shoal.wire.limits import Limits
 from shoal.wire.validation import check_record_ids, invalid
 from shoal_gateway import tokens
 from shoal_gateway.filters import Filters, Wanted
+from shoal_gateway.ranked_search import RankedSearcher
 from shoal_gateway.reads import Reader
 from shoal_gateway.routing import Router
 from shoal_gateway.search import Searcher, check_include, unsearched
@@ -51,7 +52,8 @@ class RecordService:
         router: Finds collections.
         writer: Writes.
         reader: Reads pages.
-        searcher: Searches.
+        searcher: Answers queries.
+        ranked_searcher: Answers searches by rankings.
         selection: Counts.
         clock: Merged with session tokens, and told in them.
         limits: The bounds.
@@ -63,6 +65,7 @@ class RecordService:
         writer: Writer,
         reader: Reader,
         searcher: Searcher,
+        ranked_searcher: RankedSearcher,
         selection: Selection,
         clock: HybridClock,
         limits: Limits,
@@ -71,6 +74,7 @@ class RecordService:
         self._writer = writer
         self._reader = reader
         self._searcher = searcher
+        self._ranked_searcher = ranked_searcher
         self._selection = selection
         self._clock = clock
         self._limits = limits
@@ -190,6 +194,14 @@ class RecordService:
         self, request: record_service_pb2.QueryRequest, context: CallContext
     ) -> worker_service_pb2.QueryResponse:
         response = await self._searcher.query(request, context)
+        response.session_token = self._session_token()
+        return response
+
+    @_on_collection
+    async def search(
+        self, request: record_service_pb2.SearchRequest, context: CallContext
+    ) -> record_service_pb2.SearchResponse:
+        response = await self._ranked_searcher.search(request, context)
         response.session_token = self._session_token()
         return response
 

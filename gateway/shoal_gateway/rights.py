@@ -186,6 +186,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "shoal.v1.RecordService/Count": _READ_RECORDS,
     "shoal.v1.RecordService/ListIds": _READ_RECORDS,
     "shoal.v1.RecordService/Query": _READ_RECORDS,
+    "shoal.v1.RecordService/Search": _READ_RECORDS,
     "shoal.v1.CollectionService/CreateCollection": _on_new_collection(ADMIN),
     "shoal.v1.CollectionService/GetCollection": _on_collection(ANY),
     "shoal.v1.CollectionService/ListCollections": _on_database_named("database", *ANY),

@@ -76,6 +76,9 @@ LIST_IDS: Final[Method[records.ListIdsRequest, records.ListIdsResponse]] = Metho
 QUERY: Final[Method[records.QueryRequest, records.QueryResponse]] = Method(
     _RECORDS, "Query", records.QueryResponse.FromString, True, True
 )
+SEARCH: Final[Method[records.SearchRequest, records.SearchResponse]] = Method(
+    _RECORDS, "Search", records.SearchResponse.FromString, True, True
+)
 
 # A creation or deletion whose answer was lost would, repeated, complain about its own success.
 CREATE_COLLECTION: Final[

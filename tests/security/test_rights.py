@@ -41,6 +41,7 @@ NEEDED: dict[str, tuple[tuple[set[int], ...], Scope | None]] = {
     "RecordService/Count": (({READ},), BOOKS),
     "RecordService/ListIds": (({READ},), BOOKS),
     "RecordService/Query": (({READ},), BOOKS),
+    "RecordService/Search": (({READ},), BOOKS),
     "CollectionService/CreateCollection": (({ADMIN},), BOOKS),
     "CollectionService/GetCollection": (({READ, WRITE, ADMIN},), BOOKS),
     "CollectionService/ListCollections": (({READ, WRITE, ADMIN},), DATABASE),

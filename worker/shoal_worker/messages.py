@@ -117,6 +117,7 @@ _Filtered = (
     | pb.SearchShardsRequest
     | pb.GetFromShardsRequest
     | pb.CountShardsRequest
+    | pb.RankTextRequest
 )
 
 
@@ -129,7 +130,8 @@ def decode_filters(request: _Filtered) -> tuple[Where | None, WhereDocument | No
 
 
 def decode_selection(
-    request: pb.SearchShardsRequest | pb.GetFromShardsRequest, id_prefix: str = ""
+    request: pb.SearchShardsRequest | pb.GetFromShardsRequest | pb.RankTextRequest,
+    id_prefix: str = "",
 ) -> Selection:
     """Decode which records a request means."""
     ids: IdList | None = request.ids if request.HasField("ids") else None

@@ -29,6 +29,8 @@ from shoal_worker.messages import (
 from shoal_worker.reading import PageRequest, count, page
 from shoal_worker.search import Method, Search, search
 from shoal_worker.shard import Shard
+from shoal_worker.text_messages import decode_weights, encode_ranked
+from shoal_worker.text_ranking import Scans, rank
 
 if TYPE_CHECKING:
     from shoal_worker.worker import Worker
@@ -60,6 +62,7 @@ class ShardDataService:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._scans = Scans()
 
     async def write_shard(
         self, request: pb.WriteShardRequest, context: CallContext
@@ -174,6 +177,51 @@ class ShardDataService:
             lambda error: pb.ShardCount(error=error),
         )
         return pb.CountShardsResponse(shards=shards, clock=self._worker.clock.now())
+
+    async def measure_text(
+        self, request: pb.MeasureTextRequest, context: CallContext
+    ) -> pb.MeasureTextResponse:
+        """Count what the scores of a text are computed from."""
+        self._worker.clock.merge(request.clock)
+
+        def run(shard: Shard) -> pb.ShardTextMeasures:
+            with shard.pin() as pinned:
+                found = self._scans.occurrences(
+                    pinned, request.query, request.language, context.check
+                )
+                return pb.ShardTextMeasures(
+                    document_count=found.document_count,
+                    term_count=found.term_count,
+                    terms=found.terms,
+                    document_frequencies=found.document_frequencies.tolist(),
+                    sequence=pinned.state.meta.sequence,
+                )
+
+        shards = await self._read_all(
+            request.shards, run, lambda _: False, lambda error: pb.ShardTextMeasures(error=error)
+        )
+        return pb.MeasureTextResponse(shards=shards, clock=self._worker.clock.now())
+
+    async def rank_text(
+        self, request: pb.RankTextRequest, context: CallContext
+    ) -> pb.RankTextResponse:
+        """Find the documents that a text fits best."""
+        self._worker.clock.merge(request.clock)
+        selection = decode_selection(request)
+        weights = decode_weights(request)
+
+        def run(shard: Shard) -> pb.ShardMatches:
+            with shard.pin() as pinned:
+                found = self._scans.occurrences(
+                    pinned, request.query, request.language, context.check
+                )
+                ranked = rank(pinned, found, weights, selection, request.limit, context.check)
+                return encode_ranked(pinned, ranked)
+
+        shards = await self._read_all(
+            request.shards, run, lambda _: False, lambda error: pb.ShardMatches(error=error)
+        )
+        return pb.RankTextResponse(shards=shards, clock=self._worker.clock.now())
 
     async def _read_all(
         self,

@@ -288,6 +288,13 @@ class Store:
         get, pack = txn.get, _U32.pack
         return unseal_each([get(pack(row), None, database) for row in rows], rows, "a value of row")
 
+    def documents_of(self, txn: Transaction) -> Iterator[tuple[int, bytes]]:
+        """Walk over the rows that have a document, ascending, and their documents, copied."""
+        with txn.cursor(db=self.documents) as cursor:
+            for key, value in cursor:
+                (row,) = _U32.unpack(key)
+                yield row, unseal(value, row, "a value of row")
+
     # Vectors.
 
     def encode_vector(self, key: int, row: int, vector: bytes | memoryview) -> bytes:

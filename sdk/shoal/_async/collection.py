@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from shoal import _definitions, _requests, _tables, errors
+from shoal._async.ranking import AsyncRanker
 from shoal._async.reading import AsyncReader
 from shoal._async.session import AsyncSession
 from shoal._async.writing import AsyncWriter
@@ -29,6 +30,8 @@ from shoal.results import (
     UpdateWhereResult,
     WriteResult,
 )
+from shoal.search import Search, SupportsToDict
+from shoal.search_result import SearchResult
 from shoal.types import Embedding, Embeddings, Include, Metadata, OneOrMany, Where, WhereDocument
 from shoal.v1 import collection_pb2, collection_service_pb2, record_service_pb2
 from shoal.wire.metadata import metadata_from_message
@@ -36,6 +39,9 @@ from shoal.wire.validation import invalid
 
 if TYPE_CHECKING:
     from shoal._async.client import AsyncClient
+
+SearchLike = Search | Mapping[str, Any] | SupportsToDict
+"""What is taken for a search."""
 
 
 class AsyncCollection:
@@ -53,6 +59,7 @@ class AsyncCollection:
         self._message = message
         self._embedder = embedder
         self._reader = AsyncReader(session, message, embedder)
+        self._ranker = AsyncRanker(session, message, embedder)
         self._writer = AsyncWriter(session, message, embedder)
 
     @property
@@ -470,6 +477,46 @@ class AsyncCollection:
             allow_partial=allow_partial,
             explain=explain,
         )
+
+    async def search(self, searches: SearchLike | Sequence[SearchLike]) -> SearchResult:
+        """Rank records by vectors, texts and arithmetic on both; lower scores are better.
+
+        Args:
+            searches: One `shoal.Search` or several; or what says the same: a dict, or any object
+                with ``to_dict()``, such as Chroma's.
+
+        Returns:
+            One list for each search, best first, with what it selected.
+        """
+        return await self._ranker.search(searches)
+
+    async def hybrid_search(
+        self,
+        query: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        knn: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        rank: Mapping[str, Any] | None = None,
+        n_results: int = 10,
+        include: Sequence[str] | None = None,
+    ) -> SearchResult:
+        """Search by text and by vector at once; higher scores are better.
+
+        Args:
+            query: Texts that documents are to fit, by BM25: ``where_document`` with the text under
+                ``$contains``, ``where``, ``n_results`` (candidates), ``boost`` (weight). With
+                ``where`` alone nothing is ranked: what matches comes in order of insertion.
+            knn: Vectors to be near to: ``query_embeddings`` or ``query_texts``, and ``where``,
+                ``where_document``, ``n_results``, ``boost``.
+            rank: ``{"rrf": {"rank_window_size": …, "rank_constant": 60}}``: how several routes are
+                fused; by reciprocal rank fusion also if it is None. A single route without it gives
+                its own scores: BM25's, or the negative distance.
+            n_results: How many records are wanted.
+            include: Of ``documents, metadatas, embeddings, uris``; None: the first two. IDs and
+                scores always come.
+
+        Returns:
+            One list in each column, best first.
+        """
+        return await self._ranker.hybrid_search(query, knn, rank, n_results, include)
 
     async def modify(
         self,

@@ -12,6 +12,7 @@ from shoal._embedder import AnyFunction, Choice, CreateChoice, Embedder, describ
 from shoal._methods import COUNT, DELETE, UPDATE_COLLECTION, UPDATE_WHERE
 from shoal._progress import Progress
 from shoal._rendering import render_fields
+from shoal._sync.ranking import Ranker
 from shoal._sync.reading import Reader
 from shoal._sync.session import Session
 from shoal._sync.writing import Writer
@@ -30,6 +31,8 @@ from shoal.results import (
     UpdateWhereResult,
     WriteResult,
 )
+from shoal.search import Search, SupportsToDict
+from shoal.search_result import SearchResult
 from shoal.types import Embedding, Embeddings, Include, Metadata, OneOrMany, Where, WhereDocument
 from shoal.v1 import collection_pb2, collection_service_pb2, record_service_pb2
 from shoal.wire.metadata import metadata_from_message
@@ -37,6 +40,9 @@ from shoal.wire.validation import invalid
 
 if TYPE_CHECKING:
     from shoal._sync.client import Client
+
+SearchLike = Search | Mapping[str, Any] | SupportsToDict
+"""What is taken for a search."""
 
 
 class Collection:
@@ -54,6 +60,7 @@ class Collection:
         self._message = message
         self._embedder = embedder
         self._reader = Reader(session, message, embedder)
+        self._ranker = Ranker(session, message, embedder)
         self._writer = Writer(session, message, embedder)
 
     @property
@@ -469,6 +476,46 @@ class Collection:
             allow_partial=allow_partial,
             explain=explain,
         )
+
+    def search(self, searches: SearchLike | Sequence[SearchLike]) -> SearchResult:
+        """Rank records by vectors, texts and arithmetic on both; lower scores are better.
+
+        Args:
+            searches: One `shoal.Search` or several; or what says the same: a dict, or any object
+                with ``to_dict()``, such as Chroma's.
+
+        Returns:
+            One list for each search, best first, with what it selected.
+        """
+        return self._ranker.search(searches)
+
+    def hybrid_search(
+        self,
+        query: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        knn: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        rank: Mapping[str, Any] | None = None,
+        n_results: int = 10,
+        include: Sequence[str] | None = None,
+    ) -> SearchResult:
+        """Search by text and by vector at once; higher scores are better.
+
+        Args:
+            query: Texts that documents are to fit, by BM25: ``where_document`` with the text under
+                ``$contains``, ``where``, ``n_results`` (candidates), ``boost`` (weight). With
+                ``where`` alone nothing is ranked: what matches comes in order of insertion.
+            knn: Vectors to be near to: ``query_embeddings`` or ``query_texts``, and ``where``,
+                ``where_document``, ``n_results``, ``boost``.
+            rank: ``{"rrf": {"rank_window_size": …, "rank_constant": 60}}``: how several routes are
+                fused; by reciprocal rank fusion also if it is None. A single route without it gives
+                its own scores: BM25's, or the negative distance.
+            n_results: How many records are wanted.
+            include: Of ``documents, metadatas, embeddings, uris``; None: the first two. IDs and
+                scores always come.
+
+        Returns:
+            One list in each column, best first.
+        """
+        return self._ranker.hybrid_search(query, knn, rank, n_results, include)
 
     def modify(
         self,

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from shoal.v1 import collection_pb2 as shoal_dot_v1_dot_collection__pb2
 from shoal.v1 import filter_pb2 as shoal_dot_v1_dot_filter__pb2
+from shoal.v1 import ranking_pb2 as shoal_dot_v1_dot_ranking__pb2
 from shoal.v1 import value_pb2 as shoal_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshoal/v1/record_service.proto\x12\x08shoal.v1\x1a\x19shoal/v1/collection.proto\x1a\x15shoal/v1/filter.proto\x1a\x14shoal/v1/value.proto\"\x90\x01\n\nAddRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12&\n\x07records\x18\x02 \x01(\x0b\x32\x15.shoal.v1.RecordBatch\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"D\n\x0b\x41\x64\x64Response\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\x12\x0f\n\x07ignored\x18\x02 \x01(\r\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\x93\x01\n\rUpsertRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12&\n\x07records\x18\x02 \x01(\x0b\x32\x15.shoal.v1.RecordBatch\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"G\n\x0eUpsertResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\x12\x0f\n\x07updated\x18\x02 \x01(\r\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\x93\x01\n\rUpdateRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12&\n\x07records\x18\x02 \x01(\x0b\x32\x15.shoal.v1.RecordBatch\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"I\n\x0eUpdateResponse\x12\x0f\n\x07updated\x18\x01 \x01(\r\x12\x0f\n\x07ignored\x18\x02 \x01(\r\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\xf8\x01\n\x12UpdateWhereRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x1e\n\x05where\x18\x02 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x03 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12$\n\x08metadata\x18\x04 \x01(\x0b\x32\x12.shoal.v1.Metadata\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\x10\n\x08write_id\x18\x06 \x01(\x0c\x12\x15\n\rsession_token\x18\x07 \x01(\x0c\"N\n\x13UpdateWhereResponse\x12\x0f\n\x07matched\x18\x01 \x01(\x04\x12\x0f\n\x07updated\x18\x02 \x01(\x04\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\xf9\x01\n\rDeleteRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x1d\n\x03ids\x18\x02 \x01(\x0b\x32\x10.shoal.v1.IdList\x12\x1e\n\x05where\x18\x03 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x04 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12\x12\n\x05limit\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08write_id\x18\x06 \x01(\x0c\x12\x15\n\rsession_token\x18\x07 \x01(\x0c\x42\x08\n\x06_limit\"8\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\"\xc3\x02\n\nGetRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x1d\n\x03ids\x18\x02 \x01(\x0b\x32\x10.shoal.v1.IdList\x12\x1e\n\x05where\x18\x03 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x04 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12\x12\n\x05limit\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06offset\x18\x06 \x01(\x04\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\"\n\x07include\x18\x08 \x03(\x0e\x32\x11.shoal.v1.Include\x12\x15\n\rallow_partial\x18\t \x01(\x08\x12\x15\n\rsession_token\x18\n \x01(\x0c\x42\x08\n\x06_limit\"\xaf\x01\n\x0bGetResponse\x12(\n\x07records\x18\x01 \x01(\x0b\x32\x17.shoal.v1.RecordColumns\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x34\n\x11unsearched_shards\x18\x03 \x03(\x0b\x32\x19.shoal.v1.UnsearchedShard\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\x12\x10\n\x08ordinals\x18\x05 \x03(\x06\"D\n\x0fUnsearchedShard\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xa9\x01\n\x0c\x43ountRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x1e\n\x05where\x18\x02 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x03 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"5\n\rCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\"\x9c\x01\n\x0eListIdsRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x15\n\rsession_token\x18\x05 \x01(\x0c\x42\x08\n\x06_limit\"N\n\x0fListIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\xfa\x02\n\x0cQueryRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12,\n\rquery_vectors\x18\x02 \x01(\x0b\x32\x15.shoal.v1.VectorBlock\x12#\n\tquery_ids\x18\x03 \x01(\x0b\x32\x10.shoal.v1.IdList\x12\x11\n\tn_results\x18\x04 \x01(\r\x12\x1d\n\x03ids\x18\x05 \x01(\x0b\x32\x10.shoal.v1.IdList\x12\x1e\n\x05where\x18\x06 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x07 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12\"\n\x07include\x18\x08 \x03(\x0e\x32\x11.shoal.v1.Include\x12\x15\n\rallow_partial\x18\t \x01(\x08\x12\x0f\n\x07\x65xplain\x18\n \x01(\x08\x12\x15\n\rsession_token\x18\x0b \x01(\x0c\"\xd2\x01\n\rQueryResponse\x12\x14\n\x0cmatch_counts\x18\x01 \x03(\r\x12(\n\x07records\x18\x02 \x01(\x0b\x32\x17.shoal.v1.RecordColumns\x12\x11\n\tdistances\x18\x03 \x03(\x01\x12\x34\n\x11unsearched_shards\x18\x04 \x03(\x0b\x32\x19.shoal.v1.UnsearchedShard\x12\x15\n\rsession_token\x18\x05 \x01(\x0c\x12!\n\x04plan\x18\x06 \x01(\x0b\x32\x13.shoal.v1.QueryPlan\"_\n\tQueryPlan\x12#\n\x06shards\x18\x01 \x03(\x0b\x32\x13.shoal.v1.ShardPlan\x12\x14\n\x0cmatch_shards\x18\x02 \x03(\r\x12\x17\n\x0fgateway_seconds\x18\x03 \x01(\x01\"\xd7\x01\n\tShardPlan\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12&\n\x06method\x18\x03 \x01(\x0e\x32\x16.shoal.v1.SearchMethod\x12\x14\n\x0crecord_count\x18\x04 \x01(\x04\x12\x16\n\x0ematching_count\x18\x05 \x01(\x04\x12\x13\n\x0b\x66resh_count\x18\x06 \x01(\x04\x12\x17\n\x0f\x63\x61ndidate_count\x18\x07 \x01(\x04\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\x10\n\x08sequence\x18\t \x01(\x04\";\n\x0cPartialWrite\x12+\n\x06shards\x18\x01 \x03(\x0b\x32\x1b.shoal.v1.ShardWriteOutcome\"\x82\x01\n\x11ShardWriteOutcome\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\'\n\x07outcome\x18\x02 \x01(\x0e\x32\x16.shoal.v1.WriteOutcome\x12\x11\n\tpositions\x18\x03 \x03(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t*z\n\x0cSearchMethod\x12\x1d\n\x19SEARCH_METHOD_UNSPECIFIED\x10\x00\x12\x19\n\x15SEARCH_METHOD_NOTHING\x10\x01\x12\x17\n\x13SEARCH_METHOD_EXACT\x10\x02\x12\x17\n\x13SEARCH_METHOD_GRAPH\x10\x03*~\n\x0cWriteOutcome\x12\x1d\n\x19WRITE_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15WRITE_OUTCOME_APPLIED\x10\x01\x12\x19\n\x15WRITE_OUTCOME_REFUSED\x10\x02\x12\x19\n\x15WRITE_OUTCOME_UNKNOWN\x10\x03\x32\xae\x04\n\rRecordService\x12\x32\n\x03\x41\x64\x64\x12\x14.shoal.v1.AddRequest\x1a\x15.shoal.v1.AddResponse\x12;\n\x06Upsert\x12\x17.shoal.v1.UpsertRequest\x1a\x18.shoal.v1.UpsertResponse\x12;\n\x06Update\x12\x17.shoal.v1.UpdateRequest\x1a\x18.shoal.v1.UpdateResponse\x12J\n\x0bUpdateWhere\x12\x1c.shoal.v1.UpdateWhereRequest\x1a\x1d.shoal.v1.UpdateWhereResponse\x12;\n\x06\x44\x65lete\x12\x17.shoal.v1.DeleteRequest\x1a\x18.shoal.v1.DeleteResponse\x12\x32\n\x03Get\x12\x14.shoal.v1.GetRequest\x1a\x15.shoal.v1.GetResponse\x12\x38\n\x05\x43ount\x12\x16.shoal.v1.CountRequest\x1a\x17.shoal.v1.CountResponse\x12>\n\x07ListIds\x12\x18.shoal.v1.ListIdsRequest\x1a\x19.shoal.v1.ListIdsResponse\x12\x38\n\x05Query\x12\x16.shoal.v1.QueryRequest\x1a\x17.shoal.v1.QueryResponseBB\n\x0bio.shoal.v1P\x01Z1github.com/shoal-db/shoal/gen/go/shoal/v1;shoalv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshoal/v1/record_service.proto\x12\x08shoal.v1\x1a\x19shoal/v1/collection.proto\x1a\x15shoal/v1/filter.proto\x1a\x16shoal/v1/ranking.proto\x1a\x14shoal/v1/value.proto\"\x90\x01\n\nAddRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12&\n\x07records\x18\x02 \x01(\x0b\x32\x15.shoal.v1.RecordBatch\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"D\n\x0b\x41\x64\x64Response\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\x12\x0f\n\x07ignored\x18\x02 \x01(\r\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\x93\x01\n\rUpsertRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12&\n\x07records\x18\x02 \x01(\x0b\x32\x15.shoal.v1.RecordBatch\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"G\n\x0eUpsertResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\x12\x0f\n\x07updated\x18\x02 \x01(\r\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\x93\x01\n\rUpdateRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12&\n\x07records\x18\x02 \x01(\x0b\x32\x15.shoal.v1.RecordBatch\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"I\n\x0eUpdateResponse\x12\x0f\n\x07updated\x18\x01 \x01(\r\x12\x0f\n\x07ignored\x18\x02 \x01(\r\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\xf8\x01\n\x12UpdateWhereRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x1e\n\x05where\x18\x02 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x03 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12$\n\x08metadata\x18\x04 \x01(\x0b\x32\x12.shoal.v1.Metadata\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\x10\n\x08write_id\x18\x06 \x01(\x0c\x12\x15\n\rsession_token\x18\x07 \x01(\x0c\"N\n\x13UpdateWhereResponse\x12\x0f\n\x07matched\x18\x01 \x01(\x04\x12\x0f\n\x07updated\x18\x02 \x01(\x04\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\xf9\x01\n\rDeleteRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x1d\n\x03ids\x18\x02 \x01(\x0b\x32\x10.shoal.v1.IdList\x12\x1e\n\x05where\x18\x03 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x04 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12\x12\n\x05limit\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08write_id\x18\x06 \x01(\x0c\x12\x15\n\rsession_token\x18\x07 \x01(\x0c\x42\x08\n\x06_limit\"8\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\"\xc3\x02\n\nGetRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x1d\n\x03ids\x18\x02 \x01(\x0b\x32\x10.shoal.v1.IdList\x12\x1e\n\x05where\x18\x03 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x04 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12\x12\n\x05limit\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06offset\x18\x06 \x01(\x04\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\"\n\x07include\x18\x08 \x03(\x0e\x32\x11.shoal.v1.Include\x12\x15\n\rallow_partial\x18\t \x01(\x08\x12\x15\n\rsession_token\x18\n \x01(\x0c\x42\x08\n\x06_limit\"\xaf\x01\n\x0bGetResponse\x12(\n\x07records\x18\x01 \x01(\x0b\x32\x17.shoal.v1.RecordColumns\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x34\n\x11unsearched_shards\x18\x03 \x03(\x0b\x32\x19.shoal.v1.UnsearchedShard\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\x12\x10\n\x08ordinals\x18\x05 \x03(\x06\"D\n\x0fUnsearchedShard\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xa9\x01\n\x0c\x43ountRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x1e\n\x05where\x18\x02 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x03 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"5\n\rCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\"\x9c\x01\n\x0eListIdsRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x15\n\rsession_token\x18\x05 \x01(\x0c\x42\x08\n\x06_limit\"N\n\x0fListIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"\xfa\x02\n\x0cQueryRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12,\n\rquery_vectors\x18\x02 \x01(\x0b\x32\x15.shoal.v1.VectorBlock\x12#\n\tquery_ids\x18\x03 \x01(\x0b\x32\x10.shoal.v1.IdList\x12\x11\n\tn_results\x18\x04 \x01(\r\x12\x1d\n\x03ids\x18\x05 \x01(\x0b\x32\x10.shoal.v1.IdList\x12\x1e\n\x05where\x18\x06 \x01(\x0b\x32\x0f.shoal.v1.Where\x12/\n\x0ewhere_document\x18\x07 \x01(\x0b\x32\x17.shoal.v1.WhereDocument\x12\"\n\x07include\x18\x08 \x03(\x0e\x32\x11.shoal.v1.Include\x12\x15\n\rallow_partial\x18\t \x01(\x08\x12\x0f\n\x07\x65xplain\x18\n \x01(\x08\x12\x15\n\rsession_token\x18\x0b \x01(\x0c\"\xd2\x01\n\rQueryResponse\x12\x14\n\x0cmatch_counts\x18\x01 \x03(\r\x12(\n\x07records\x18\x02 \x01(\x0b\x32\x17.shoal.v1.RecordColumns\x12\x11\n\tdistances\x18\x03 \x03(\x01\x12\x34\n\x11unsearched_shards\x18\x04 \x03(\x0b\x32\x19.shoal.v1.UnsearchedShard\x12\x15\n\rsession_token\x18\x05 \x01(\x0c\x12!\n\x04plan\x18\x06 \x01(\x0b\x32\x13.shoal.v1.QueryPlan\"_\n\tQueryPlan\x12#\n\x06shards\x18\x01 \x03(\x0b\x32\x13.shoal.v1.ShardPlan\x12\x14\n\x0cmatch_shards\x18\x02 \x03(\r\x12\x17\n\x0fgateway_seconds\x18\x03 \x01(\x01\"\xd7\x01\n\tShardPlan\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12&\n\x06method\x18\x03 \x01(\x0e\x32\x16.shoal.v1.SearchMethod\x12\x14\n\x0crecord_count\x18\x04 \x01(\x04\x12\x16\n\x0ematching_count\x18\x05 \x01(\x04\x12\x13\n\x0b\x66resh_count\x18\x06 \x01(\x04\x12\x17\n\x0f\x63\x61ndidate_count\x18\x07 \x01(\x04\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\x10\n\x08sequence\x18\t \x01(\x04\"\x82\x01\n\rSearchRequest\x12\x31\n\ncollection\x18\x01 \x01(\x0b\x32\x1d.shoal.v1.CollectionReference\x12\'\n\x08searches\x18\x02 \x03(\x0b\x32\x15.shoal.v1.RankedQuery\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"Q\n\x0eSearchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.shoal.v1.RankedRecords\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\";\n\x0cPartialWrite\x12+\n\x06shards\x18\x01 \x03(\x0b\x32\x1b.shoal.v1.ShardWriteOutcome\"\x82\x01\n\x11ShardWriteOutcome\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\'\n\x07outcome\x18\x02 \x01(\x0e\x32\x16.shoal.v1.WriteOutcome\x12\x11\n\tpositions\x18\x03 \x03(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t*z\n\x0cSearchMethod\x12\x1d\n\x19SEARCH_METHOD_UNSPECIFIED\x10\x00\x12\x19\n\x15SEARCH_METHOD_NOTHING\x10\x01\x12\x17\n\x13SEARCH_METHOD_EXACT\x10\x02\x12\x17\n\x13SEARCH_METHOD_GRAPH\x10\x03*~\n\x0cWriteOutcome\x12\x1d\n\x19WRITE_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15WRITE_OUTCOME_APPLIED\x10\x01\x12\x19\n\x15WRITE_OUTCOME_REFUSED\x10\x02\x12\x19\n\x15WRITE_OUTCOME_UNKNOWN\x10\x03\x32\xeb\x04\n\rRecordService\x12\x32\n\x03\x41\x64\x64\x12\x14.shoal.v1.AddRequest\x1a\x15.shoal.v1.AddResponse\x12;\n\x06Upsert\x12\x17.shoal.v1.UpsertRequest\x1a\x18.shoal.v1.UpsertResponse\x12;\n\x06Update\x12\x17.shoal.v1.UpdateRequest\x1a\x18.shoal.v1.UpdateResponse\x12J\n\x0bUpdateWhere\x12\x1c.shoal.v1.UpdateWhereRequest\x1a\x1d.shoal.v1.UpdateWhereResponse\x12;\n\x06\x44\x65lete\x12\x17.shoal.v1.DeleteRequest\x1a\x18.shoal.v1.DeleteResponse\x12\x32\n\x03Get\x12\x14.shoal.v1.GetRequest\x1a\x15.shoal.v1.GetResponse\x12\x38\n\x05\x43ount\x12\x16.shoal.v1.CountRequest\x1a\x17.shoal.v1.CountResponse\x12>\n\x07ListIds\x12\x18.shoal.v1.ListIdsRequest\x1a\x19.shoal.v1.ListIdsResponse\x12\x38\n\x05Query\x12\x16.shoal.v1.QueryRequest\x1a\x17.shoal.v1.QueryResponse\x12;\n\x06Search\x12\x17.shoal.v1.SearchRequest\x1a\x18.shoal.v1.SearchResponseBB\n\x0bio.shoal.v1P\x01Z1github.com/shoal-db/shoal/gen/go/shoal/v1;shoalv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,56 +36,60 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.v1.record_service_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013io.shoal.v1P\001Z1github.com/shoal-db/shoal/gen/go/shoal/v1;shoalv1'
-  _globals['_SEARCHMETHOD']._serialized_start=3564
-  _globals['_SEARCHMETHOD']._serialized_end=3686
-  _globals['_WRITEOUTCOME']._serialized_start=3688
-  _globals['_WRITEOUTCOME']._serialized_end=3814
-  _globals['_ADDREQUEST']._serialized_start=116
-  _globals['_ADDREQUEST']._serialized_end=260
-  _globals['_ADDRESPONSE']._serialized_start=262
-  _globals['_ADDRESPONSE']._serialized_end=330
-  _globals['_UPSERTREQUEST']._serialized_start=333
-  _globals['_UPSERTREQUEST']._serialized_end=480
-  _globals['_UPSERTRESPONSE']._serialized_start=482
-  _globals['_UPSERTRESPONSE']._serialized_end=553
-  _globals['_UPDATEREQUEST']._serialized_start=556
-  _globals['_UPDATEREQUEST']._serialized_end=703
-  _globals['_UPDATERESPONSE']._serialized_start=705
-  _globals['_UPDATERESPONSE']._serialized_end=778
-  _globals['_UPDATEWHEREREQUEST']._serialized_start=781
-  _globals['_UPDATEWHEREREQUEST']._serialized_end=1029
-  _globals['_UPDATEWHERERESPONSE']._serialized_start=1031
-  _globals['_UPDATEWHERERESPONSE']._serialized_end=1109
-  _globals['_DELETEREQUEST']._serialized_start=1112
-  _globals['_DELETEREQUEST']._serialized_end=1361
-  _globals['_DELETERESPONSE']._serialized_start=1363
-  _globals['_DELETERESPONSE']._serialized_end=1419
-  _globals['_GETREQUEST']._serialized_start=1422
-  _globals['_GETREQUEST']._serialized_end=1745
-  _globals['_GETRESPONSE']._serialized_start=1748
-  _globals['_GETRESPONSE']._serialized_end=1923
-  _globals['_UNSEARCHEDSHARD']._serialized_start=1925
-  _globals['_UNSEARCHEDSHARD']._serialized_end=1993
-  _globals['_COUNTREQUEST']._serialized_start=1996
-  _globals['_COUNTREQUEST']._serialized_end=2165
-  _globals['_COUNTRESPONSE']._serialized_start=2167
-  _globals['_COUNTRESPONSE']._serialized_end=2220
-  _globals['_LISTIDSREQUEST']._serialized_start=2223
-  _globals['_LISTIDSREQUEST']._serialized_end=2379
-  _globals['_LISTIDSRESPONSE']._serialized_start=2381
-  _globals['_LISTIDSRESPONSE']._serialized_end=2459
-  _globals['_QUERYREQUEST']._serialized_start=2462
-  _globals['_QUERYREQUEST']._serialized_end=2840
-  _globals['_QUERYRESPONSE']._serialized_start=2843
-  _globals['_QUERYRESPONSE']._serialized_end=3053
-  _globals['_QUERYPLAN']._serialized_start=3055
-  _globals['_QUERYPLAN']._serialized_end=3150
-  _globals['_SHARDPLAN']._serialized_start=3153
-  _globals['_SHARDPLAN']._serialized_end=3368
-  _globals['_PARTIALWRITE']._serialized_start=3370
-  _globals['_PARTIALWRITE']._serialized_end=3429
-  _globals['_SHARDWRITEOUTCOME']._serialized_start=3432
-  _globals['_SHARDWRITEOUTCOME']._serialized_end=3562
-  _globals['_RECORDSERVICE']._serialized_start=3817
-  _globals['_RECORDSERVICE']._serialized_end=4375
+  _globals['_SEARCHMETHOD']._serialized_start=3804
+  _globals['_SEARCHMETHOD']._serialized_end=3926
+  _globals['_WRITEOUTCOME']._serialized_start=3928
+  _globals['_WRITEOUTCOME']._serialized_end=4054
+  _globals['_ADDREQUEST']._serialized_start=140
+  _globals['_ADDREQUEST']._serialized_end=284
+  _globals['_ADDRESPONSE']._serialized_start=286
+  _globals['_ADDRESPONSE']._serialized_end=354
+  _globals['_UPSERTREQUEST']._serialized_start=357
+  _globals['_UPSERTREQUEST']._serialized_end=504
+  _globals['_UPSERTRESPONSE']._serialized_start=506
+  _globals['_UPSERTRESPONSE']._serialized_end=577
+  _globals['_UPDATEREQUEST']._serialized_start=580
+  _globals['_UPDATEREQUEST']._serialized_end=727
+  _globals['_UPDATERESPONSE']._serialized_start=729
+  _globals['_UPDATERESPONSE']._serialized_end=802
+  _globals['_UPDATEWHEREREQUEST']._serialized_start=805
+  _globals['_UPDATEWHEREREQUEST']._serialized_end=1053
+  _globals['_UPDATEWHERERESPONSE']._serialized_start=1055
+  _globals['_UPDATEWHERERESPONSE']._serialized_end=1133
+  _globals['_DELETEREQUEST']._serialized_start=1136
+  _globals['_DELETEREQUEST']._serialized_end=1385
+  _globals['_DELETERESPONSE']._serialized_start=1387
+  _globals['_DELETERESPONSE']._serialized_end=1443
+  _globals['_GETREQUEST']._serialized_start=1446
+  _globals['_GETREQUEST']._serialized_end=1769
+  _globals['_GETRESPONSE']._serialized_start=1772
+  _globals['_GETRESPONSE']._serialized_end=1947
+  _globals['_UNSEARCHEDSHARD']._serialized_start=1949
+  _globals['_UNSEARCHEDSHARD']._serialized_end=2017
+  _globals['_COUNTREQUEST']._serialized_start=2020
+  _globals['_COUNTREQUEST']._serialized_end=2189
+  _globals['_COUNTRESPONSE']._serialized_start=2191
+  _globals['_COUNTRESPONSE']._serialized_end=2244
+  _globals['_LISTIDSREQUEST']._serialized_start=2247
+  _globals['_LISTIDSREQUEST']._serialized_end=2403
+  _globals['_LISTIDSRESPONSE']._serialized_start=2405
+  _globals['_LISTIDSRESPONSE']._serialized_end=2483
+  _globals['_QUERYREQUEST']._serialized_start=2486
+  _globals['_QUERYREQUEST']._serialized_end=2864
+  _globals['_QUERYRESPONSE']._serialized_start=2867
+  _globals['_QUERYRESPONSE']._serialized_end=3077
+  _globals['_QUERYPLAN']._serialized_start=3079
+  _globals['_QUERYPLAN']._serialized_end=3174
+  _globals['_SHARDPLAN']._serialized_start=3177
+  _globals['_SHARDPLAN']._serialized_end=3392
+  _globals['_SEARCHREQUEST']._serialized_start=3395
+  _globals['_SEARCHREQUEST']._serialized_end=3525
+  _globals['_SEARCHRESPONSE']._serialized_start=3527
+  _globals['_SEARCHRESPONSE']._serialized_end=3608
+  _globals['_PARTIALWRITE']._serialized_start=3610
+  _globals['_PARTIALWRITE']._serialized_end=3669
+  _globals['_SHARDWRITEOUTCOME']._serialized_start=3672
+  _globals['_SHARDWRITEOUTCOME']._serialized_end=3802
+  _globals['_RECORDSERVICE']._serialized_start=4057
+  _globals['_RECORDSERVICE']._serialized_end=4676
 # @@protoc_insertion_point(module_scope)

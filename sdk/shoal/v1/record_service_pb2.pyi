@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from shoal.v1 import collection_pb2 as _collection_pb2
 from shoal.v1 import filter_pb2 as _filter_pb2
+from shoal.v1 import ranking_pb2 as _ranking_pb2
 from shoal.v1 import value_pb2 as _value_pb2
 import builtins as _builtins
 import sys
@@ -979,6 +980,72 @@ class ShardPlan(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardPlan: _TypeAlias = ShardPlan  # noqa: Y015
+
+@_typing.final
+class SearchRequest(_message.Message):
+    """Request of Search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SEARCHES_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    session_token: _builtins.bytes
+    """From a former answer, or empty: the answer is at least as new."""
+    @_builtins.property
+    def collection(self) -> _collection_pb2.CollectionReference:
+        """The collection."""
+
+    @_builtins.property
+    def searches(self) -> _containers.RepeatedCompositeFieldContainer[_ranking_pb2.RankedQuery]:
+        """1 to 64 searches, each answered by itself."""
+
+    def __init__(
+        self,
+        *,
+        collection: _collection_pb2.CollectionReference | None = ...,
+        searches: _abc.Iterable[_ranking_pb2.RankedQuery] | None = ...,
+        session_token: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "searches", b"searches", "session_token", b"session_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class SearchResponse(_message.Message):
+    """Response of Search. Each ranking is of one state of each shard; the records are
+    read after it, so that one that is deleted meanwhile is missing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    session_token: _builtins.bytes
+    """Names the state that was read; opaque."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_ranking_pb2.RankedRecords]:
+        """One for each search, in their order. An answer that would exceed 64 MiB is
+        RESOURCE_EXHAUSTED.
+        """
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_ranking_pb2.RankedRecords] | None = ...,
+        session_token: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "session_token", b"session_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
 @_typing.final
 class PartialWrite(_message.Message):

@@ -100,6 +100,11 @@ class RecordServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_record__service__pb2.QueryRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_record__service__pb2.QueryResponse.FromString,
                 _registered_method=True)
+        self.Search = channel.unary_unary(
+                '/shoal.v1.RecordService/Search',
+                request_serializer=shoal_dot_v1_dot_record__service__pb2.SearchRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_record__service__pb2.SearchResponse.FromString,
+                _registered_method=True)
 
 
 class RecordServiceServicer(object):
@@ -194,6 +199,15 @@ class RecordServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Search(self, request, context):
+        """Ranks records by vectors, texts and arithmetic on both, over the whole
+        collection. Errors: INVALID_ARGUMENT/DIMENSION_MISMATCH; NOT_FOUND for an
+        unknown ID in a KnnRank.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecordServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -241,6 +255,11 @@ def add_RecordServiceServicer_to_server(servicer, server):
                     servicer.Query,
                     request_deserializer=shoal_dot_v1_dot_record__service__pb2.QueryRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_record__service__pb2.QueryResponse.SerializeToString,
+            ),
+            'Search': grpc.unary_unary_rpc_method_handler(
+                    servicer.Search,
+                    request_deserializer=shoal_dot_v1_dot_record__service__pb2.SearchRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_record__service__pb2.SearchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -507,6 +526,33 @@ class RecordService(object):
             '/shoal.v1.RecordService/Query',
             shoal_dot_v1_dot_record__service__pb2.QueryRequest.SerializeToString,
             shoal_dot_v1_dot_record__service__pb2.QueryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Search(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.RecordService/Search',
+            shoal_dot_v1_dot_record__service__pb2.SearchRequest.SerializeToString,
+            shoal_dot_v1_dot_record__service__pb2.SearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

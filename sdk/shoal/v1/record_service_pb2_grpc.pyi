@@ -80,6 +80,11 @@ class RecordServiceStub:
     INVALID_ARGUMENT/DIMENSION_MISMATCH; NOT_FOUND for an unknown ID in
     `query_ids`.
     """
+    Search: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.SearchRequest, _record_service_pb2.SearchResponse]
+    """Ranks records by vectors, texts and arithmetic on both, over the whole
+    collection. Errors: INVALID_ARGUMENT/DIMENSION_MISMATCH; NOT_FOUND for an
+    unknown ID in a KnnRank.
+    """
 
 @_typing.type_check_only
 class RecordServiceAsyncStub(RecordServiceStub):
@@ -132,6 +137,11 @@ class RecordServiceAsyncStub(RecordServiceStub):
     """Finds the nearest records of each query vector. Errors:
     INVALID_ARGUMENT/DIMENSION_MISMATCH; NOT_FOUND for an unknown ID in
     `query_ids`.
+    """
+    Search: _aio.UnaryUnaryMultiCallable[_record_service_pb2.SearchRequest, _record_service_pb2.SearchResponse]  # type: ignore[assignment]
+    """Ranks records by vectors, texts and arithmetic on both, over the whole
+    collection. Errors: INVALID_ARGUMENT/DIMENSION_MISMATCH; NOT_FOUND for an
+    unknown ID in a KnnRank.
     """
 
 class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -236,6 +246,17 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         """Finds the nearest records of each query vector. Errors:
         INVALID_ARGUMENT/DIMENSION_MISMATCH; NOT_FOUND for an unknown ID in
         `query_ids`.
+        """
+
+    @_abc_1.abstractmethod
+    def Search(
+        self,
+        request: _record_service_pb2.SearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_record_service_pb2.SearchResponse, _abc.Awaitable[_record_service_pb2.SearchResponse]]:
+        """Ranks records by vectors, texts and arithmetic on both, over the whole
+        collection. Errors: INVALID_ARGUMENT/DIMENSION_MISMATCH; NOT_FOUND for an
+        unknown ID in a KnnRank.
         """
 
 def add_RecordServiceServicer_to_server(servicer: RecordServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

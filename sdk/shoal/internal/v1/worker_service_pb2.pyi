@@ -977,6 +977,230 @@ class ShardCount(_message.Message):
 Global___ShardCount: _TypeAlias = ShardCount  # noqa: Y015
 
 @_typing.final
+class MeasureTextRequest(_message.Message):
+    """Request of MeasureText."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """The text."""
+    language: _builtins.str
+    """Name of the stemmer."""
+    clock: _builtins.int
+    """The caller's clock."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardReference]:
+        """Shards of one collection, all held by the worker that is called."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardReference] | None = ...,
+        query: _builtins.str = ...,
+        language: _builtins.str = ...,
+        clock: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "language", b"language", "query", b"query", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureTextRequest: _TypeAlias = MeasureTextRequest  # noqa: Y015
+
+@_typing.final
+class MeasureTextResponse(_message.Message):
+    """Response of MeasureText."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    clock: _builtins.int
+    """The worker's clock."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardTextMeasures]:
+        """One for each shard of the request, in its order."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardTextMeasures] | None = ...,
+        clock: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureTextResponse: _TypeAlias = MeasureTextResponse  # noqa: Y015
+
+@_typing.final
+class ShardTextMeasures(_message.Message):
+    """Counts over all documents of one shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    TERM_COUNT_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FREQUENCIES_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    document_count: _builtins.int
+    """Records with a document."""
+    term_count: _builtins.int
+    """Terms in all of them together."""
+    sequence: _builtins.int
+    """The sequence that was read."""
+    @_builtins.property
+    def error(self) -> Global___ShardError:
+        """If set, the shard did not answer and the rest is empty."""
+
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The text's terms, each once."""
+
+    @_builtins.property
+    def document_frequencies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each, in how many documents it occurs."""
+
+    def __init__(
+        self,
+        *,
+        error: Global___ShardError | None = ...,
+        document_count: _builtins.int = ...,
+        term_count: _builtins.int = ...,
+        terms: _abc.Iterable[_builtins.str] | None = ...,
+        document_frequencies: _abc.Iterable[_builtins.int] | None = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_count", b"document_count", "document_frequencies", b"document_frequencies", "error", b"error", "sequence", b"sequence", "term_count", b"term_count", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardTextMeasures: _TypeAlias = ShardTextMeasures  # noqa: Y015
+
+@_typing.final
+class RankTextRequest(_message.Message):
+    """Request of RankText."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    AVERAGE_LENGTH_FIELD_NUMBER: _builtins.int
+    SATURATION_FIELD_NUMBER: _builtins.int
+    LENGTH_SHARE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    WHERE_DOCUMENT_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """The text, as it was measured."""
+    language: _builtins.str
+    """Name of the stemmer."""
+    average_length: _builtins.float
+    """Terms in the collection's average document."""
+    saturation: _builtins.float
+    """BM25's k1: how soon a term's further occurrences cease to count."""
+    length_share: _builtins.float
+    """BM25's b: how much a document's length counts."""
+    limit: _builtins.int
+    """Matches wanted from each shard."""
+    clock: _builtins.int
+    """The caller's clock."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardReference]:
+        """Shards of one collection, all held by the worker that is called."""
+
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The text's terms."""
+
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The weight of each: its inverse document frequency in the collection."""
+
+    @_builtins.property
+    def ids(self) -> _value_pb2.IdList:
+        """Only among these records; absent: all."""
+
+    @_builtins.property
+    def where(self) -> _filter_pb2.Where:
+        """By metadata."""
+
+    @_builtins.property
+    def where_document(self) -> _filter_pb2.WhereDocument:
+        """By document."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardReference] | None = ...,
+        query: _builtins.str = ...,
+        language: _builtins.str = ...,
+        terms: _abc.Iterable[_builtins.str] | None = ...,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
+        average_length: _builtins.float = ...,
+        saturation: _builtins.float = ...,
+        length_share: _builtins.float = ...,
+        limit: _builtins.int = ...,
+        ids: _value_pb2.IdList | None = ...,
+        where: _filter_pb2.Where | None = ...,
+        where_document: _filter_pb2.WhereDocument | None = ...,
+        clock: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_length", b"average_length", "clock", b"clock", "ids", b"ids", "language", b"language", "length_share", b"length_share", "limit", b"limit", "query", b"query", "saturation", b"saturation", "shards", b"shards", "terms", b"terms", "weights", b"weights", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankTextRequest: _TypeAlias = RankTextRequest  # noqa: Y015
+
+@_typing.final
+class RankTextResponse(_message.Message):
+    """Response of RankText."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    clock: _builtins.int
+    """The worker's clock."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardMatches]:
+        """One for each shard of the request, in its order: one query's matches, IDs
+        alone, whose distances are negative scores.
+        """
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardMatches] | None = ...,
+        clock: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankTextResponse: _TypeAlias = RankTextResponse  # noqa: Y015
+
+@_typing.final
 class CreateShardRequest(_message.Message):
     """Request of CreateShard."""
 

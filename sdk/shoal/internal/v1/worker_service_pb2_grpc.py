@@ -59,6 +59,16 @@ class ShardDataServiceStub(object):
                 request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.CountShardsRequest.SerializeToString,
                 response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.CountShardsResponse.FromString,
                 _registered_method=True)
+        self.MeasureText = channel.unary_unary(
+                '/shoal.internal.v1.ShardDataService/MeasureText',
+                request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureTextRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureTextResponse.FromString,
+                _registered_method=True)
+        self.RankText = channel.unary_unary(
+                '/shoal.internal.v1.ShardDataService/RankText',
+                request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextResponse.FromString,
+                _registered_method=True)
 
 
 class ShardDataServiceServicer(object):
@@ -97,6 +107,20 @@ class ShardDataServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MeasureText(self, request, context):
+        """Counts what the scores of a text are computed from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RankText(self, request, context):
+        """Finds the documents that a text fits best, by the collection's counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardDataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -119,6 +143,16 @@ def add_ShardDataServiceServicer_to_server(servicer, server):
                     servicer.CountShards,
                     request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.CountShardsRequest.FromString,
                     response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.CountShardsResponse.SerializeToString,
+            ),
+            'MeasureText': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureText,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureTextRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureTextResponse.SerializeToString,
+            ),
+            'RankText': grpc.unary_unary_rpc_method_handler(
+                    servicer.RankText,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -234,6 +268,60 @@ class ShardDataService(object):
             '/shoal.internal.v1.ShardDataService/CountShards',
             shoal_dot_internal_dot_v1_dot_worker__service__pb2.CountShardsRequest.SerializeToString,
             shoal_dot_internal_dot_v1_dot_worker__service__pb2.CountShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.ShardDataService/MeasureText',
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureTextRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RankText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.ShardDataService/RankText',
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextResponse.FromString,
             options,
             channel_credentials,
             insecure,

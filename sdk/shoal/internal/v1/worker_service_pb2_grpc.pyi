@@ -46,6 +46,10 @@ class ShardDataServiceStub:
     """Reads records of shards of this worker in order of insertion."""
     CountShards: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.CountShardsRequest, _worker_service_pb2.CountShardsResponse]
     """Counts records of shards of this worker."""
+    MeasureText: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.MeasureTextRequest, _worker_service_pb2.MeasureTextResponse]
+    """Counts what the scores of a text are computed from."""
+    RankText: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RankTextRequest, _worker_service_pb2.RankTextResponse]
+    """Finds the documents that a text fits best, by the collection's counts."""
 
 @_typing.type_check_only
 class ShardDataServiceAsyncStub(ShardDataServiceStub):
@@ -65,6 +69,10 @@ class ShardDataServiceAsyncStub(ShardDataServiceStub):
     """Reads records of shards of this worker in order of insertion."""
     CountShards: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.CountShardsRequest, _worker_service_pb2.CountShardsResponse]  # type: ignore[assignment]
     """Counts records of shards of this worker."""
+    MeasureText: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.MeasureTextRequest, _worker_service_pb2.MeasureTextResponse]  # type: ignore[assignment]
+    """Counts what the scores of a text are computed from."""
+    RankText: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RankTextRequest, _worker_service_pb2.RankTextResponse]  # type: ignore[assignment]
+    """Finds the documents that a text fits best, by the collection's counts."""
 
 class ShardDataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by workers, used by gateways.
@@ -105,6 +113,22 @@ class ShardDataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.CountShardsResponse, _abc.Awaitable[_worker_service_pb2.CountShardsResponse]]:
         """Counts records of shards of this worker."""
+
+    @_abc_1.abstractmethod
+    def MeasureText(
+        self,
+        request: _worker_service_pb2.MeasureTextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.MeasureTextResponse, _abc.Awaitable[_worker_service_pb2.MeasureTextResponse]]:
+        """Counts what the scores of a text are computed from."""
+
+    @_abc_1.abstractmethod
+    def RankText(
+        self,
+        request: _worker_service_pb2.RankTextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.RankTextResponse, _abc.Awaitable[_worker_service_pb2.RankTextResponse]]:
+        """Finds the documents that a text fits best, by the collection's counts."""
 
 def add_ShardDataServiceServicer_to_server(servicer: ShardDataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
