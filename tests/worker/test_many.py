@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,21 @@ async def test_many_shards_share_few_files(tmp_path: Path, count: int) -> None:
     # LMDB keeps three files an environment, and as many may be closing.
     assert file_count() - before < 3 * 8 + 40
     await worker.close()
+
+
+async def test_as_many_are_open_as_the_system_allows_files(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Beside what this process of tests has open already.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(160, file_count() + 64), hard))
+    try:
+        worker = await started(tmp_path)
+        shards = [await SingleShard.create(worker) for _ in range(60)]
+        for shard in shards:
+            await shard.add(["a"], [[1.0]])
+        assert [await shard.count() for shard in shards] == [1] * 60
+        await worker.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_shards_beyond_the_memory_budget_are_closed(tmp_path: Path) -> None:

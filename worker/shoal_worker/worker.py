@@ -25,11 +25,13 @@ from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 import lmdb
+import structlog
 
 from shoal.errors import DataLossError, FailedPreconditionError, UnavailableError
 from shoal.internal.v1.membership_service_pb2 import HeldShard
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal.internal.v1.worker_service_pb2 import ShardReference, WriteShardResponse
+from shoal.server import open_files
 from shoal.server.clock import HybridClock
 from shoal_worker.building import Building
 from shoal_worker.environment import EnvironmentClosedError
@@ -47,6 +49,11 @@ from shoal_worker.writes import Write
 __all__ = ["Worker"]
 
 _T = TypeVar("_T")
+
+_logger: Final = structlog.get_logger(__name__)
+
+_FILES_A_SHARD: Final = 5
+"""LMDB's three, and two graphs while one takes the other's place."""
 
 _SLOW_FROM: Final = 0.5
 _SLOWEST_S: Final = 0.5
@@ -105,7 +112,7 @@ class Worker:
             self._held = HeldShards(
                 directory,
                 self._open_shard,
-                self.settings.max_open_shards,
+                self._max_open_shards(),
                 self.settings.memory_bytes,
             )
         except BaseException:
@@ -114,6 +121,18 @@ class Worker:
         self._directory = directory
         self._building.start()
         self.indexing.start()
+
+    def _max_open_shards(self) -> int:
+        wanted = self.settings.max_open_shards
+        allowed = open_files.fitting(wanted, _FILES_A_SHARD)
+        if allowed < wanted:
+            _logger.warning(
+                "few_files_allowed",
+                max_open_shards=wanted,
+                open_shards=allowed,
+                message="raise the limit of open files (ulimit -n) to keep more shards open",
+            )
+        return allowed
 
     def _open_shard(self, path: Path, identity: ShardIdentity) -> Shard:
         shard = Shard(path, identity, self.clock, self._committers, self._consider)

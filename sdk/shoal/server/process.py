@@ -38,7 +38,7 @@ import grpc.aio
 import structlog
 
 from shoal.errors import ShoalError
-from shoal.server import logs, metrics, rpc, settings
+from shoal.server import logs, metrics, open_files, rpc, settings
 from shoal.server.health import Health, HttpPort, add_reflection
 from shoal.server.resources import add_resource_metrics
 from shoal.server.tls import Certificates, ChannelTls
@@ -251,6 +251,7 @@ def run(
             print(f"{program}: {line}", file=sys.stderr)  # noqa: T201 - before logs are set up
         return EXIT_WRONG_SETTINGS
     logs.configure(role=role, level=given.log_level, form=given.log_format)
+    open_files.raise_limit()
     metrics.add_process_metrics(role)
     add_resource_metrics(getattr(given, "data_dir", None))
     try:
