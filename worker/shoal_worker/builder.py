@@ -39,6 +39,10 @@ _NICENESS: Final = 5
 
 _ADD_STEP: Final = 1024
 
+_KEPT_S: Final = 30.0
+"""How long the graph made last stays in memory after its job: while a shard is written to, its next
+extension comes within this, and an idle worker does not pay for a graph twice."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -93,11 +97,46 @@ def main() -> int:
     os.nice(_NICENESS)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    while line := source.readline():
-        answer = _answer(Job.decode(line), source)
+    last = _Last()
+    while line := _next_line(source, last):
+        answer = _answer(Job.decode(line), source, last)
         sink.write(json.dumps(answer).encode() + b"\n")
         sink.flush()
     return 0
+
+
+class _Last:
+    """The graph made last, as long as it may be the base of the next job.
+
+    A shard that grows is extended again and again: keeping its graph spares each extension the
+    verifying and loading of the checkpoint, 3.6 s of a million vectors.
+    """
+
+    def __init__(self) -> None:
+        self._place: tuple[str, str] | None = None
+        self._writer: GraphWriter | None = None
+
+    def keep(self, job: Job, writer: GraphWriter) -> None:
+        """Keep the graph whose checkpoint a job has written."""
+        self._place = (job.directory, checkpoint_path(Path(job.directory), job.sequence).name)
+        self._writer = writer
+
+    def take(self, job: Job) -> GraphWriter | None:
+        """Give the graph that a job extends, if it is this one; it is kept no longer."""
+        writer, place = self._writer, self._place
+        self.drop()
+        return writer if job.base and place == (job.directory, job.base) else None
+
+    def drop(self) -> None:
+        """Let go of it."""
+        self._place = self._writer = None
+
+
+def _next_line(source: BinaryIO, last: _Last) -> bytes:
+    """Wait for a job. Between two jobs nothing is in the buffer: the pipe itself says when."""
+    if not select.select([source], [], [], _KEPT_S)[0]:
+        last.drop()
+    return source.readline()
 
 
 def _end_with_parent() -> None:
@@ -109,13 +148,14 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def _answer(job: Job, source: BinaryIO) -> dict[str, object]:
+def _answer(job: Job, source: BinaryIO, last: _Last) -> dict[str, object]:
     """Do a job. All of its batches are read whatever happens: the next job comes after them."""
     problem = ""
-    writer: GraphWriter | None = None
+    writer = last.take(job)
     try:
-        base = Path(job.directory) / job.base if job.base else None
-        writer = GraphWriter(job.fit, job.dimension, job.shard_id, base)
+        if writer is None:
+            base = Path(job.directory) / job.base if job.base else None
+            writer = GraphWriter(job.fit, job.dimension, job.shard_id, base)
     except DamagedCheckpointError as error:
         problem = f"the checkpoint to extend cannot be used: {error}"
     while batch := _read_batch(source, job.dimension):
@@ -129,6 +169,7 @@ def _answer(job: Job, source: BinaryIO) -> dict[str, object]:
         size = _write_checkpoint(job, writer)
     except OSError as error:
         return {"problem": f"the checkpoint cannot be written: {error}"}
+    last.keep(job, writer)
     return {"problem": "", "vectors": len(writer), "bytes": size}
 
 
