@@ -30,14 +30,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
 
 
 @pytest.fixture(scope="module")
-def other_port(cluster: RunningCluster) -> Iterator[int]:
+def other_port() -> int:
     """The port of a second gateway."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="module")
+def other_process(cluster: RunningCluster, other_port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The second gateway."""
     flags = {
         "host": "127.0.0.1",
-        "port": port,
+        "port": other_port,
         "health-port": 0,
         "metrics-port": 0,
         "coordinator": f"127.0.0.1:{cluster.role('coordinator')['port']}",
@@ -49,13 +55,15 @@ def other_port(cluster: RunningCluster) -> Iterator[int]:
             stderr=log,
             stdout=log,
         )
-    yield port
+    yield process
     process.kill()
     process.wait()
 
 
 @pytest.fixture
-def pair(cluster: RunningCluster, other_port: int) -> Iterator[Pair]:
+def pair(
+    cluster: RunningCluster, other_port: int, other_process: subprocess.Popen[bytes]
+) -> Iterator[Pair]:
     """A client of each gateway; nothing is in the cluster."""
     with (
         shoal.Client("127.0.0.1", cluster.port) as one,
@@ -114,6 +122,40 @@ def test_what_one_gateway_answers_the_other_knows_at_once(pair: Pair) -> None:
         with pytest.raises(shoal.CollectionNotFoundError):
             books.count()
         one.delete_collection(again.name)
+
+
+def test_a_change_is_answered_when_the_other_gateway_has_it(
+    pair: Pair, other_process: subprocess.Popen[bytes]
+) -> None:
+    one, other = pair
+    books = one.create_collection("books", embedding_function=None)
+    other.get_collection("books").add("a", [1, 2])
+    changes: list[Callable[[], Any]] = [
+        lambda: books.modify(name="renamed"),
+        lambda: one.create_collection("books"),
+        lambda: one.delete_collection("renamed"),
+    ]
+    for change in changes:
+        other_process.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        changing = threading.Thread(target=change)
+        try:
+            changing.start()
+            changing.join(0.6)
+            assert changing.is_alive(), "answered before the other gateway could know"
+        finally:
+            other_process.send_signal(signal.SIGCONT)
+        changing.join()
+        assert time.monotonic() - started < 2
+    # Nor is it waited for without end.
+    other_process.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        one.delete_collection("books")
+        assert 1.5 < time.monotonic() - started < 6
+    finally:
+        other_process.send_signal(signal.SIGCONT)
+    assert not other.has_collection("books")
 
 
 def test_databases_too(pair: Pair, cluster: RunningCluster, other_port: int) -> None:

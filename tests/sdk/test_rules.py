@@ -561,3 +561,122 @@ def test_every_rule_is_kept(books: Any, client: Any, way: str, shards: int, part
         if problem:
             problems.append(f"{part}, rule {number}: {problem}")
     assert not problems, "\n".join(problems)
+
+
+def _new(name: Any = "papers", **hnsw: Any) -> Callable[[Any], Any]:
+    """Create a collection, and tell what is in force of what was given."""
+
+    def does(client: Any) -> Any:
+        configuration = {"hnsw": hnsw} if hnsw else None
+        made = client.create_collection(name, configuration, embedding_function=None)
+        in_force = made.configuration["hnsw"]
+        return made.name, {key: in_force[key] for key in hnsw}
+
+    return does
+
+
+def _kept(name: Any = "papers", **hnsw: Any) -> Rule:
+    return Rule(_new(name, **hnsw), (name, hnsw))
+
+
+def _with_metadata(**metadata: Any) -> Callable[[Any], Any]:
+    return lambda c: c.create_collection("papers", None, metadata, embedding_function=None).metadata
+
+
+def _again(**hnsw: Any) -> Callable[[Any], Any]:
+    """Create a collection, and get or create it with another configuration."""
+
+    def does(client: Any) -> Any:
+        given = {"hnsw": {"space": "cosine", "dimension": 3}}
+        client.create_collection("papers", given, {"a": 1}, embedding_function=None)
+        same = client.get_or_create_collection(
+            "papers",
+            configuration={"hnsw": hnsw} if hnsw else None,
+            metadata={"b": 2},
+            embedding_function=None,
+        )
+        return same.metadata, same.configuration["hnsw"]["ef_search"]
+
+    return does
+
+
+# What somebody does with a client of an empty database.
+CREATIONS: list[Rule] = [
+    *(_kept(name) for name in ("abc", "a" * 512, "a.b-c_d", "1.2.3", "256.1.1.1", "A-9")),
+    *(
+        refused(_new(name), "name")
+        for name in ("ab", "a" * 513, "_ab", "ab_", ".ab", "a..b", "a b", "abé", "127.0.0.1")
+    ),
+    *(
+        _kept(**{key: value})
+        for key, values in {
+            "space": ("l2", "cosine", "ip"), "ef_construction": (1, 10_000),
+            "ef_search": (1, 10_000), "max_neighbors": (2, 512), "batch_size": (2, 2**32 - 1),
+            "sync_threshold": (2, 2**32 - 1), "num_threads": (1, 256), "resize_factor": (1.0, 9.5),
+            "dimension": (1, 16_384), "quantization": ("f32", "f16", "bf16"), "replicas": (1,),
+        }.items()
+        for value in values
+    ),
+    _kept(quantization="i8", space="cosine"),
+    *(
+        refused(_new(**{key: value}), key)
+        for key, values in {
+            "space": ("manhattan",), "ef_construction": (0, 10_001), "ef_search": (0, 10_001),
+            "max_neighbors": (1, 513), "batch_size": (1,), "sync_threshold": (1,),
+            "num_threads": (0, 257), "resize_factor": (0.9, float("nan")),
+            "dimension": (0, 16_385), "quantization": ("f64",), "shards": (0, 257),
+            "replicas": (0,),
+        }.items()
+        for value in values
+    ),
+    refused(_new(quantization="i8", space="l2"), "cosine"),
+    refused(_new(replicas=2), "", shoal.UnimplementedError),
+    Rule(_with_metadata(s="x", i=2**63 - 1, f=1.5, b=True),
+         {"s": "x", "i": 2**63 - 1, "f": 1.5, "b": True}),
+    refused(_with_metadata(a=[1]), "'a'"),
+    refused(_with_metadata(a=None), "'a'"),
+    refused(_with_metadata(a=float("nan")), "finite"),
+    refused(_with_metadata(**{"$a": 1}), "reserved"),
+    of_python(refused(_with_metadata(), "empty")),
+    of_python(refused(_with_metadata(i=2**63), "64 bits")),
+    of_python(Rule(lambda c: _new(space="euclidean")(c)[1], {"space": "l2"})),
+    of_python(Rule(lambda c: _new(space="inner_product")(c)[1], {"space": "ip"})),
+    of_python(refused(_new(foo=1), "'foo'")),
+    Rule(_again(), ({"a": 1}, 100)),
+    Rule(_again(space="cosine", dimension=3, ef_search=7), ({"a": 1}, 100)),
+    Rule(lambda c: c.list_collections(limit=0), []),
+    Rule(lambda c: c.list_collections(offset=9), []),
+    Rule(lambda c: _then(_new("zzz")(c), _new("aaa")(c),
+                         [[x.name for x in c.list_collections(limit=limit, offset=offset)]
+                          for limit, offset in ((None, None), (1, None), (1, 1), (None, 1))]),
+         [["zzz", "aaa"], ["zzz"], ["aaa"], ["aaa"]]),
+    Rule(lambda c: c.count_collections(), 0),
+    refused(lambda c: c.get_collection("nobody"), "'nobody'", shoal.CollectionNotFoundError),
+    refused(lambda c: c.delete_collection("nobody"), "'nobody'", shoal.CollectionNotFoundError),
+    refused(lambda c: c.get_collection_by_id("00000000-0000-4000-8000-000000000000"), "0000",
+            shoal.CollectionNotFoundError),
+    refused(lambda c: c.reset(), "allow_reset", shoal.PermissionDeniedError),
+]  # fmt: skip
+
+CONTRADICTIONS: list[Rule] = [
+    refused(_again(space="l2"), "cosine.*l2"),
+    refused(_again(dimension=4), "3.*4"),
+    refused(lambda c: _then(_new("papers")(c), _new("papers")(c)), "'papers'",
+            shoal.CollectionExistsError),
+]  # fmt: skip
+
+
+def test_every_rule_of_creation_is_kept(client: Any, way: str) -> None:
+    problems = []
+    for number, rule in enumerate([*CREATIONS, *CONTRADICTIONS]):
+        if rule.is_of_python and way == "raw":
+            continue
+        problem = _problem(rule, client)
+        left = client.list_collections()
+        if problem is None and left and isinstance(rule.gives, Refused) and rule in CREATIONS:
+            problem = "left something"
+        if problem:
+            problems.append(f"rule {number}: {problem}")
+        for collection in left:
+            client.delete_collection(collection.name)
+    assert not problems, "\n".join(problems)
