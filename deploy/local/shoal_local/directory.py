@@ -25,6 +25,7 @@ from typing import Final, Self
 
 from shoal.errors import DataDirectoryLockedError, FailedPreconditionError
 from shoal.server.keys import ApiKey
+from shoal_worker.durable import write_file_durably
 
 __all__ = ["ADMIN_KEY", "DataDirectory", "is_held"]
 
@@ -91,9 +92,10 @@ class DataDirectory:
     def _check_format(self) -> None:
         file = self.path / "format"
         try:
-            found = file.read_text(encoding="ascii").strip()
+            found = file.read_text(encoding="ascii", errors="backslashreplace").strip()
         except FileNotFoundError:
-            file.write_text(f"{FORMAT}\n", encoding="ascii")
+            # Whole or not there: an empty one, left by a power cut, would be refused for ever.
+            write_file_durably(file, f"{FORMAT}\n".encode())
             return
         if found != str(FORMAT):
             raise FailedPreconditionError(
