@@ -160,13 +160,12 @@ def check_agreement(requested: CollectionConfiguration, existing: Collection) ->
     function = requested.embedding_function
     if not requested.HasField("embedding_function") or function.implied:
         return
-    if not in_force.HasField("embedding_function"):
-        return
-    if not same_function(function, in_force.embedding_function):
+    has_one = in_force.HasField("embedding_function")
+    if not has_one or not same_function(function, in_force.embedding_function):
         raise _contradiction(
             "embedding function",
             existing,
-            _described(in_force.embedding_function),
+            _described(in_force.embedding_function) if has_one else "none",
             _described(function),
         )
 

@@ -153,6 +153,12 @@ def test_another_configuration_of_the_same_function_contradicts() -> None:
         check_agreement(configured(given), _existing(function=stored))
 
 
+def test_a_function_contradicts_that_there_is_none() -> None:
+    with pytest.raises(InvalidArgumentError, match="has embedding function none, got 'f'"):
+        check_agreement(configured(EmbeddingFunction(name="f")), _existing())
+    check_agreement(configured(EmbeddingFunction(name="f", implied=True)), _existing())
+
+
 @pytest.mark.parametrize(
     "requested",
     [
