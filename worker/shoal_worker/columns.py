@@ -134,29 +134,28 @@ class ColumnReader:
         columns = self.columns
         for first in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[first : first + _ROWS_AT_ONCE]
-            records = self._store.records_of(self._txn, part)
-            ids = [record.id for record in records]
+            ids, ordinals, keys = self._store.records_of(self._txn, part)
             columns.ids += ids
-            columns.ordinals += [record.ordinal for record in records]
+            columns.ordinals += ordinals
             size = sum(map(len, ids)) + (8 + _STRING_OVERHEAD_BYTES) * len(ids)
             for database, take in self._texts:
                 for value in self._store.values(self._txn, database, part):
                     size += _STRING_OVERHEAD_BYTES + (len(value) if value else 0)
                     take(value)
             if columns.vectors is not None:
-                size += self._add_vectors(columns.vectors, records)
+                size += self._add_vectors(columns.vectors, keys)
             columns.size_bytes += size
             if columns.size_bytes > self._max_bytes and len(columns.ids) > 1:
                 return False
         return True
 
-    def _add_vectors(self, vectors: list[bytes], records: Sequence[Record]) -> int:
-        """Append the records' vectors, and give how many bytes they have."""
+    def _add_vectors(self, vectors: list[bytes], keys: Sequence[int]) -> int:
+        """Append the vectors of keys, and give how many bytes they have."""
         size = 0
-        for record in records:
-            vector = self._store.vector(self._txn, record.key)
+        for key in keys:
+            vector = self._store.vector(self._txn, key)
             if vector is None:
-                raise DamagedValueError(f"the vector of row {record.row} is missing")
+                raise DamagedValueError(f"the vector of key {key} is missing")
             vectors.append(vector)
             size += len(vector)
         return size

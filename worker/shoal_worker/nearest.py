@@ -72,10 +72,10 @@ def ranked_of_each(
         limit: At least 1.
     """
     order = np.lexsort((rows, distances), axis=-1)[:, :limit]
-    distances = np.take_along_axis(distances, order, axis=1)
-    rows = np.take_along_axis(rows, order, axis=1)
-    keys = np.take_along_axis(keys, order, axis=1)
-    counts = np.count_nonzero(distances < np.inf, axis=1).tolist()
+    # Places in the flat arrays: `take` is several times faster than `take_along_axis`.
+    order += np.arange(0, rows.size, rows.shape[1])[:, None]
+    distances, rows, keys = distances.take(order), rows.take(order), keys.take(order)
+    counts = (distances < np.inf).sum(axis=1).tolist()
     return [
         Candidates(distances[i, :count], rows[i, :count], keys[i, :count])
         for i, count in enumerate(counts)

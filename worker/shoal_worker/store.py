@@ -230,26 +230,32 @@ class Store:
             raise DamagedValueError(f"the record of row {row} has the unknown format {version}")
         return Record(row, ordinal, key, payload[_RECORD.size :].decode())
 
-    def records_of(self, txn: Transaction, rows: Sequence[int]) -> list[Record]:
-        """Read the records of rows that have one, in the order of the rows.
+    def records_of(
+        self, txn: Transaction, rows: Sequence[int]
+    ) -> tuple[list[str], list[int], list[int]]:
+        """Read IDs, ordinals and keys of rows, in the order of the rows.
 
         Raises:
-            DamagedValueError: If one is missing.
+            DamagedValueError: If one has no record.
         """
         get, pack, database = txn.get, _U32.pack, self.records
         payloads = unseal_each(
             [get(pack(row), None, database) for row in rows], rows, "the record of row"
         )
         unpack, head_bytes = _RECORD.unpack_from, _RECORD.size
-        found = []
+        ids: list[str] = []
+        ordinals: list[int] = []
+        keys: list[int] = []
         for row, payload in zip(rows, payloads, strict=True):
             if payload is None:
                 raise DamagedValueError(f"row {row} has a vector and no record")
             version, ordinal, key = unpack(payload)
             if version != _RECORD_FORMAT:
                 raise DamagedValueError(f"the record of row {row} has the unknown format {version}")
-            found.append(Record(row, ordinal, key, payload[head_bytes:].decode()))
-        return found
+            ids.append(payload[head_bytes:].decode())
+            ordinals.append(ordinal)
+            keys.append(key)
+        return ids, ordinals, keys
 
     def encode_record(self, row: int, ordinal: int, key: int, record_id: str) -> bytes:
         """Give the stored form of a record."""
