@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import ShoalError, StaleRouteError, UnavailableError
+from shoal.errors import ShoalError, StaleRouteError, UnavailableError, UnimplementedError
 from shoal.internal.v1 import catalog_pb2, worker_service_pb2
 from shoal.server.clock import HybridClock
 from shoal.server.rpc import CallContext
@@ -249,6 +249,18 @@ class MemoryWorker:
                 f"{reference.epoch}"
             )
         return shard
+
+    # What ranks texts is tested over the real worker: it needs its indexes.
+
+    async def measure_text(
+        self, _request: worker_service_pb2.MeasureTextRequest, _context: CallContext
+    ) -> worker_service_pb2.MeasureTextResponse:
+        raise UnimplementedError("a worker in memory measures no texts")
+
+    async def rank_text(
+        self, _request: worker_service_pb2.RankTextRequest, _context: CallContext
+    ) -> worker_service_pb2.RankTextResponse:
+        raise UnimplementedError("a worker in memory ranks no texts")
 
     async def _enter(self, request: Any) -> None:
         self.calls.append(type(request).__name__)
