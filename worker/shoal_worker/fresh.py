@@ -100,7 +100,7 @@ class FreshSet:
             for block, count in self.blocks:
                 alive = block.dead_at[:count] > self.sequence
                 if rows is not None:
-                    alive &= np.isin(block.rows[:count], rows, assume_unique=True)
+                    alive &= _among(block.rows[:count], rows)
                 self._search_block(space, part, block, count, alive, nearest[first : first + step])
         return [n.candidates() for n in nearest]
 
@@ -241,3 +241,15 @@ class FreshWriter:
                 remaining.add(kept, batch.keys[stays].tolist())
         remaining.begin()
         return remaining
+
+
+def _among(
+    rows: npt.NDArray[np.uint32], ascending: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.bool_]:
+    """Say for each row whether it is in an ascending array."""
+    if not len(ascending):
+        return np.zeros(len(rows), np.bool_)
+    places = np.searchsorted(ascending, rows)
+    places[places == len(ascending)] = 0
+    result: npt.NDArray[np.bool_] = ascending[places] == rows
+    return result

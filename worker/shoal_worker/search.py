@@ -11,6 +11,7 @@ is asked for more, and before an answer comes out short it is scanned exactly in
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -22,12 +23,15 @@ import numpy.typing as npt
 
 from shoal.errors import DimensionMismatchError
 from shoal_worker.columns import Column, ColumnReader, Columns, check_answer_fits
-from shoal_worker.distances import Queries, Space, bounded, exact, exact_of_each, norms
+from shoal_worker.distances import Queries, Space, exact, exact_of_each
 from shoal_worker.graph import Graph, Walked
 from shoal_worker.matching import Selection, select
-from shoal_worker.nearest import Candidates, Nearest, ranked_of_each
-from shoal_worker.sealed import DamagedValueError
+from shoal_worker.nearest import Candidates, ranked, ranked_of_each
+from shoal_worker.planning import scan_us, walk_us
+from shoal_worker.rows import BitMap, rows_of
+from shoal_worker.scanning import scan
 from shoal_worker.state import Pinned
+from shoal_worker.store import VectorBatch
 
 __all__ = ["Matches", "Method", "Search", "search"]
 
@@ -37,13 +41,11 @@ _OVERFETCH_SHARE: Final = 0.5
 coarser number type: half as many again."""
 
 _REFILL_FACTOR: Final = 4
-"""How much wider the graph is searched when too few candidates were left."""
+"""How much wider the graph is searched at once when too few candidates were left."""
 
-_GRAPH_CANDIDATE_US: Final = 3.0
-_SCAN_ROW_US: Final = 4.0
-_SCAN_QUERY_US: Final = 0.2
-"""What one candidate of the graph costs (walked, read, ranked), and one row of an exact scan (read
-once, and then for each query), microseconds, at 384 dimensions. Only their ratio matters."""
+_REFILL_SHARE: Final = 0.25
+"""Of what an exact scan would cost, what one more walk may cost. Matches that lie far from the
+query are walked to for nothing; the walks together then cost less than half of the scan."""
 
 _GATHER_PAIRS: Final = 4096
 """Query-vector pairs that are ranked at once: 12 MB in double precision at 384 dimensions."""
@@ -52,9 +54,6 @@ _AHEAD_QUERIES: Final = 16
 """Queries of a batch that the graph is walked for while the ones before them are ranked. With two
 threads and cores a query of a batch of 64 takes 418 us if one comes after the other, 372 in parts
 of 32, 244 of 16 and 214 of 8; each part costs CPU time for its threads."""
-
-_SCAN_ROWS: Final = 2048
-"""Rows that an exact scan reads at once."""
 
 
 class Method(Enum):
@@ -101,6 +100,8 @@ class Matches:
         method: How it was found.
         matching_count: Records that match the selection.
         candidate_count: Candidates whose exact distance was computed.
+        examined_count: Records that were looked at to tell whether they match.
+        filter_seconds: Time that finding the matching records took.
     """
 
     counts: list[int]
@@ -109,6 +110,8 @@ class Matches:
     method: Method
     matching_count: int
     candidate_count: int
+    examined_count: int = 0
+    filter_seconds: float = 0.0
 
 
 def search(pinned: Pinned, space: Space, sought: Search) -> Matches:
@@ -127,19 +130,27 @@ def search(pinned: Pinned, space: Space, sought: Search) -> Matches:
             f"the collection holds vectors of dimension {meta.dimension}, got {given}",
             metadata={"expected": str(meta.dimension), "actual": str(given)},
         )
-    rows: npt.NDArray[np.uint32] | None = None
+    rows: BitMap | None = None
     matching_count = meta.record_count
+    began = time.perf_counter()
+    examined_count = 0
     if not sought.selection.is_everything and meta.record_count:
-        rows = select(pinned.source, sought.selection, check=sought.check).array()
+        selected = select(pinned.source, sought.selection, check=sought.check)
+        rows, examined_count = selected.rows, selected.examined_count
         matching_count = len(rows)
         if matching_count == meta.record_count:
             rows = None
-    if not matching_count:
+    selected_at = time.perf_counter()
+    if matching_count:
+        searcher = _Searcher(pinned, space, sought, rows, matching_count)
+        method, found = searcher.run()
+        matches = _read(pinned, sought, found, method, matching_count, searcher.candidate_count)
+    else:
         none = Columns.empty(sought.include)
-        return Matches([0] * len(sought.queries), none, np.empty(0), Method.NOTHING, 0, 0)
-    searcher = _Searcher(pinned, space, sought, rows, matching_count)
-    method, found = searcher.run()
-    return _read(pinned, sought, found, method, matching_count, searcher.candidate_count)
+        matches = Matches([0] * len(sought.queries), none, np.empty(0), Method.NOTHING, 0, 0)
+    matches.examined_count = examined_count
+    matches.filter_seconds = selected_at - began
+    return matches
 
 
 def _read(
@@ -167,7 +178,7 @@ class _Searcher:
         pinned: Pinned,
         space: Space,
         sought: Search,
-        rows: npt.NDArray[np.uint32] | None,
+        rows: BitMap | None,
         matching_count: int,
     ) -> None:
         self._pinned = pinned
@@ -188,7 +199,7 @@ class _Searcher:
                 return Method.EXACT, self._scan(np.arange(len(self._queries.single)))
             return Method.EXACT, self._fresh()
         first_count = self._first_count(graph)
-        if self._prefers_scan(first_count):
+        if self._prefers_scan(graph, first_count):
             return Method.EXACT, self._scan(np.arange(len(self._queries.single)))
         beside = self._fresh() if self._state.fresh.live_count else None
         found = self._walk(graph, first_count, beside)
@@ -196,21 +207,32 @@ class _Searcher:
 
     def _fresh(self) -> list[Candidates]:
         self.candidate_count += self._state.fresh.live_count * len(self._queries.single)
-        return self._state.fresh.search(self._space, self._queries, self._limit, self._rows)
+        rows = None if self._rows is None else rows_of(self._rows)
+        return self._state.fresh.search(self._space, self._queries, self._limit, rows)
 
     def _first_count(self, graph: Graph) -> int:
         """How many candidates to ask of the graph at first."""
-        wanted = self._limit + max(_OVERFETCH_LEAST, int(self._limit * _OVERFETCH_SHARE))
+        return min(graph.vector_count, int(self._wanted / self._share(graph)) + 1)
+
+    @property
+    def _wanted(self) -> int:
+        """Candidates that are to be ranked, so that the limit is surely among them."""
+        return self._limit + max(_OVERFETCH_LEAST, int(self._limit * _OVERFETCH_SHARE))
+
+    def _share(self, graph: Graph) -> float:
+        """Of the graph's vectors, those that are current and match, if they lie evenly."""
         share = self._state.graph_live_count / graph.vector_count
-        if self._rows is not None:
-            share *= self._matching_count / self._state.meta.record_count
-        return min(graph.vector_count, int(wanted / share) + 1)
+        return share * self._matching_count / self._state.meta.record_count
 
     def _scan_us(self) -> float:
-        return self._matching_count * (_SCAN_ROW_US + _SCAN_QUERY_US * len(self._queries.single))
+        dimension = self._state.meta.dimension
+        return scan_us(self._matching_count, dimension, len(self._queries.single))
 
-    def _prefers_scan(self, count: int) -> bool:
-        return self._scan_us() < _GRAPH_CANDIDATE_US * count * len(self._queries.single)
+    def _walk_us(self, graph: Graph, count: int, query_count: int) -> float:
+        return walk_us(count, self._share(graph), self._state.meta.dimension, query_count)
+
+    def _prefers_scan(self, graph: Graph, count: int) -> bool:
+        return self._scan_us() < self._walk_us(graph, count, len(self._queries.single))
 
     # The graph.
 
@@ -227,11 +249,18 @@ class _Searcher:
                     found[i] = candidates.merged(beside[i], self._limit)
             pending = pending[[len(found[i].rows) < self._limit for i in pending.tolist()]]
             count *= _REFILL_FACTOR
-            if pending.size and (count >= graph.vector_count or self._prefers_scan(count)):
+            if pending.size and not self._is_worth(graph, count, int(pending.size)):
                 for i, candidates in zip(pending.tolist(), self._scan(pending), strict=True):
                     found[i] = candidates
                 break
         return found
+
+    def _is_worth(self, graph: Graph, count: int, query_count: int) -> bool:
+        """Whether to walk once more, farther, rather than scan what matches."""
+        if count >= graph.vector_count:
+            return False
+        scanned = scan_us(self._matching_count, self._state.meta.dimension, query_count)
+        return self._walk_us(graph, count, query_count) < _REFILL_SHARE * scanned
 
     def _ask(self, graph: Graph, which: npt.NDArray[np.intp], count: int) -> list[Candidates]:
         """Ask the graph, and rank what is current and matches."""
@@ -283,7 +312,13 @@ class _Searcher:
         if int(counts.min()) < shape[1]:
             is_candidate = (np.arange(shape[1]) < counts[:, None]).ravel()
             flat = flat[is_candidate]
-        batch, positions = self._pinned.store.vectors_of(self._pinned.txn, flat.tolist(), dimension)
+        batch, positions = self._pinned.store.vectors_of(
+            self._pinned.txn, flat.tolist(), dimension, self._rows
+        )
+        if self._rows is not None:
+            places = np.arange(keys.size) if is_candidate is None else np.flatnonzero(is_candidate)
+            places = places if positions is None else places[positions]
+            return self._rank_few(which, batch, places // shape[1])
         rows, vectors = batch.rows, batch.vectors
         if is_candidate is not None or positions is not None:
             # Spread out again, so that every query has as many places.
@@ -296,9 +331,6 @@ class _Searcher:
                 np.zeros((keys.size, dimension), np.float32),
             )
             rows[places], vectors[places] = batch.rows, batch.vectors
-        if self._rows is not None:
-            matching = _among(rows, self._rows)
-            is_candidate = matching if is_candidate is None else is_candidate & matching
         queries = self._queries
         if which.size != len(queries.single):
             queries = queries.part(which)
@@ -310,50 +342,39 @@ class _Searcher:
             distances[~is_candidate.reshape(shape)] = np.inf
         return ranked_of_each(distances, rows.reshape(shape), keys, self._limit)
 
+    def _rank_few(
+        self, which: npt.NDArray[np.intp], batch: VectorBatch, owners: npt.NDArray[np.intp]
+    ) -> list[Candidates]:
+        """Rank what is left of each query's candidates after a filter, in no more room than that.
+
+        Args:
+            which: The queries.
+            batch: Candidates that match, query by query.
+            owners: For each its query, as a place in `which`, ascending.
+        """
+        self.candidate_count += len(owners)
+        bounds = np.searchsorted(owners, np.arange(which.size + 1)).tolist()
+        found = []
+        for i, query in enumerate(which.tolist()):
+            part = slice(bounds[i], bounds[i + 1])
+            distances = exact(self._space, self._queries.double[query], batch.vectors[part])
+            found.append(ranked(distances, batch.rows[part], batch.keys[part], self._limit))
+        return found
+
     # Exact scans of the stored vectors.
 
     def _scan(self, which: npt.NDArray[np.intp]) -> list[Candidates]:
-        queries = self._queries.part(which)
-        nearest = [Nearest(self._limit) for _ in range(which.size)]
         rows = self._rows
         if rows is None:
-            rows = select(self._pinned.source, Selection(), check=self._sought.check).array()
-        for first in range(0, len(rows), _SCAN_ROWS):
-            self._sought.check()
-            self._scan_rows(queries, nearest, rows[first : first + _SCAN_ROWS])
-        return [n.candidates() for n in nearest]
-
-    def _scan_rows(
-        self, queries: Queries, nearest: list[Nearest], rows: npt.NDArray[np.uint32]
-    ) -> None:
-        store, txn = self._pinned.store, self._pinned.txn
-        records = [store.record(txn, row) for row in rows.tolist()]
-        keys = [record.key for record in records if record is not None]
-        batch, missing = store.vectors_of(txn, keys, self._state.meta.dimension)
-        if missing is not None or len(keys) != len(rows):
-            raise DamagedValueError("a record has no vector")
-        self.candidate_count += len(keys) * len(nearest)
-        if len(nearest) == 1:
-            distances = exact(self._space, queries.double[0], batch.vectors)
-            nearest[0].add(distances, batch.rows, batch.keys)
-            return
-        vectors = np.ascontiguousarray(batch.vectors)
-        distance, error = bounded(self._space, queries, vectors, norms(vectors))
-        eligible = np.ones(len(keys), np.bool_)
-        for i, collected in enumerate(nearest):
-            chosen = collected.survivors(distance[i] - error[i], distance[i] + error[i], eligible)
-            collected.add(
-                exact(self._space, queries.double[i], vectors[chosen]),
-                batch.rows[chosen],
-                batch.keys[chosen],
-            )
-
-
-def _among(
-    rows: npt.NDArray[np.uint32], ascending: npt.NDArray[np.uint32]
-) -> npt.NDArray[np.bool_]:
-    """Say for each row whether it is in an ascending array that is not empty."""
-    places = np.searchsorted(ascending, rows)
-    places[places == len(ascending)] = 0
-    result: npt.NDArray[np.bool_] = ascending[places] == rows
-    return result
+            rows = select(self._pinned.source, Selection(), check=self._sought.check).rows
+        self.candidate_count += len(rows) * which.size
+        return scan(
+            self._pinned.txn,
+            self._pinned.store,
+            self._space,
+            self._queries.part(which),
+            rows_of(rows),
+            self._state.meta.dimension,
+            self._limit,
+            self._sought.check,
+        )

@@ -74,6 +74,7 @@ _RECORD_FORMAT: Final = 1
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 _ROW_IN_VECTOR: Final = struct.Struct("<I")
+_ROW_AND_SEAL: Final = struct.Struct("<II")
 
 row_key = _U32.pack
 number_key = _U64.pack
@@ -315,21 +316,47 @@ class Store:
         return unseal(value, key, "the vector of key")[: -_ROW_IN_VECTOR.size]
 
     def vectors_of(
-        self, txn: Transaction, keys: Sequence[int], dimension: int
+        self,
+        txn: Transaction,
+        keys: Sequence[int],
+        dimension: int,
+        among: BitMap | None = None,
     ) -> tuple[VectorBatch, npt.NDArray[np.intp] | None]:
         """Read the vectors of keys, in the order of the keys, without those that are not current.
+
+        Args:
+            txn: The transaction.
+            keys: Their keys.
+            dimension: Numbers in each.
+            among: If given, vectors of other rows are left out, too.
 
         Returns:
             The vectors, and the positions in `keys` of those found, or None if all were.
         """
         get, pack, database = txn.get, _U64.pack, self.vectors
         values = [get(pack(key), None, database) for key in keys]
+        if among is not None:
+            values = [
+                value if value is not None and self._row_of(key, value) in among else None
+                for key, value in zip(keys, values, strict=True)
+            ]
         present = [value for value in values if value is not None]
         if len(present) == len(keys):
             return self._decode_vectors(keys, present, dimension), None
         positions = [i for i, value in enumerate(values) if value is not None]
         found = self._decode_vectors([keys[i] for i in positions], present, dimension)
         return found, np.array(positions, np.intp)
+
+    @staticmethod
+    def _row_of(key: int, value: memoryview) -> int:
+        """Give the row of a stored vector. Checked at once: a wrong row would leave it out."""
+        end = len(value) - SEAL_BYTES
+        row, sealed = _ROW_AND_SEAL.unpack_from(value, end - _ROW_IN_VECTOR.size)
+        if xxhash.xxh3_64_intdigest(value[:end], key) & 0xFFFFFFFF != sealed:
+            raise DamagedValueError(
+                f"the vector of key {key} is damaged: its checksum does not fit"
+            )
+        return int(row)
 
     def vectors_between(
         self, txn: Transaction, first_key: int, end_key: int, dimension: int, count: int

@@ -1,0 +1,50 @@
+"""What ways of searching a shard cost, so that the cheapest can be taken.
+
+The figures are microseconds of one thread, measured by ``python -m benchmarks.calibrate`` on the
+machine that `benchmarks/RESULTS-filters.md` describes, as the least of many runs: they are the work
+itself, without what else the machine did. Another machine is faster or slower in all of them
+alike, and only their ratios decide anything: where the two ways cost the same, a wrong choice costs
+nothing; where one costs twice the other, the ratios have to be off by two to choose it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["scan_us", "walk_us"]
+
+_WALK_US: Final = 0.35
+_WALK_NUMBER_US: Final = 0.0011
+"""A candidate that the graph is asked for: fixed, and for each number of its vector."""
+
+_LOOK_US: Final = 0.8
+"""A candidate of the graph whose row is read and does not match."""
+
+_RANK_NUMBER_US: Final = 0.0014
+"""A vector that is read and ranked exactly, for each of its numbers."""
+
+_SCAN_ROW_US: Final = 0.9
+"""A row of an exact scan, beside its numbers."""
+
+_SCAN_MORE_NUMBER_US: Final = 0.0003
+"""A number of a vector, for each further query of a scan: what is read is read once."""
+
+
+def walk_us(candidates: float, matching_share: float, dimension: int, query_count: int) -> float:
+    """Estimate a walk through the graph.
+
+    Args:
+        candidates: Asked for, for each query.
+        matching_share: Of these, the share that is ranked.
+        dimension: Numbers in a vector.
+        query_count: Queries.
+    """
+    walked = _WALK_US + _WALK_NUMBER_US * dimension
+    ranked = _LOOK_US + matching_share * _RANK_NUMBER_US * dimension
+    return query_count * candidates * (walked + ranked)
+
+
+def scan_us(rows: float, dimension: int, query_count: int) -> float:
+    """Estimate an exact scan of rows."""
+    first = _SCAN_ROW_US + _RANK_NUMBER_US * dimension
+    return rows * (first + (query_count - 1) * _SCAN_MORE_NUMBER_US * dimension)
