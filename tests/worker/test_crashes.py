@@ -33,6 +33,12 @@ POINTS = [
     "deletion_renamed",
     "identity_written_aside:2",
     "graph_swapped",
+    "compaction_copied",
+    "compaction_copied:2",
+    "compaction_caught_up",
+    "compaction_caught_up:2",
+    "compaction_renamed",
+    "compaction_renamed:2",
 ]
 BUILDER_POINTS = ["checkpoint_written_aside", "checkpoint_renamed"]
 

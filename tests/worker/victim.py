@@ -8,6 +8,7 @@ history that what is found afterwards is compared with.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -20,6 +21,8 @@ import numpy as np
 from shoal.internal.v1 import catalog_pb2
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.server.rpc import context_for
+from shoal_worker.compaction import CompactionError
+from shoal_worker.environment import EnvironmentClosedError
 from tests.worker.single import SingleShard, started
 
 WRITERS = 4
@@ -85,6 +88,17 @@ async def come_and_go(shard: SingleShard) -> None:
         await asyncio.sleep(0.01)
 
 
+async def compact(shard: SingleShard) -> None:
+    """Compact the shard without end, for room and to erase in turn."""
+    reference = shard.reference
+    holding = shard.worker.held.find(reference.collection_id, reference.shard_id, reference.epoch)
+    for turn in range(10_000):
+        await asyncio.sleep(0.05)
+        # Given up while an index lags, for one: then it is tried again, as the worker does.
+        with contextlib.suppress(CompactionError, EnvironmentClosedError):
+            await asyncio.to_thread(shard.worker.compacting.compact, holding, erase=turn % 2 == 1)
+
+
 async def main(data_dir: Path, seed: int, shard_id: str, collection_id: str) -> None:
     worker = await started(data_dir)
     if shard_id:
@@ -96,7 +110,7 @@ async def main(data_dir: Path, seed: int, shard_id: str, collection_id: str) -> 
         await shard.add([f"bulk-{i}" for i in range(BULK)], vectors)
         say(shard=[shard.reference.shard_id, shard.reference.collection_id])
     writers = [write(shard, writer, seed) for writer in range(WRITERS)]
-    await asyncio.gather(come_and_go(shard), *writers)
+    await asyncio.gather(come_and_go(shard), compact(shard), *writers)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from shoal.internal.v1.storage_pb2 import LogEntry, ResolvedPuts
 from shoal_worker.environment import Database, Transaction
+from shoal_worker.erasure import note_erasable
 from shoal_worker.sealed import DamagedValueError, seal
 from shoal_worker.store import Meta, Record, Store, VectorBatch, id_key, number_key, row_key
 
@@ -61,6 +62,7 @@ def apply(
         The shard after, also stored, and what changed among its vectors.
     """
     changes = Changes(None, [], [])
+    note_erasable(txn, store.meta_db, entry)
     if entry.HasField("puts"):
         meta = _apply_puts(txn, store, meta, entry.puts, holds, changes)
     if entry.HasField("deletes"):

@@ -61,14 +61,22 @@ class Need(Enum):
     REBUILD = auto()
 
 
-def need_of(state: State, configuration: Configuration) -> Need:
-    """Say what a shard's graph needs in a state."""
+def need_of(state: State, configuration: Configuration, wants_rebuild: bool = False) -> Need:
+    """Say what a shard's graph needs in a state.
+
+    Args:
+        state: The state.
+        configuration: The collection's.
+        wants_rebuild: Whether the dead must go, however few they are.
+    """
     pending = state.fresh.pending_count
     graph = state.graph
     if graph is None:
         least = max(MINIMUM_GRAPH_VECTORS, configuration.batch_size, configuration.sync_threshold)
         return Need.REBUILD if pending >= least else Need.NOTHING
     dead = state.graph_dead_count
+    if wants_rebuild and dead:
+        return Need.REBUILD
     changes = pending + dead
     if changes < configuration.sync_threshold:
         return Need.NOTHING
@@ -77,6 +85,10 @@ def need_of(state: State, configuration: Configuration) -> Need:
     if pending >= max(configuration.batch_size, FRESH_SHARE * graph.vector_count):
         return Need.EXTENSION
     return Need.NOTHING
+
+
+def _need_of(shard: Shard, state: State) -> Need:
+    return need_of(state, shard.configuration, shard.wants_rebuild)
 
 
 class _BuilderError(Exception):
@@ -114,6 +126,11 @@ class _Builder:
             answer = source.readline()
         except OSError as error:
             raise _BuilderError(f"the builder is gone: {error}") from error
+        except BaseException:
+            # It would take the next job for more of this one.
+            self._process.kill()
+            self._process.wait()
+            raise
         if not answer:
             raise _BuilderError(f"the builder ended with exit code {self._process.wait()}")
         problem = json.loads(answer)["problem"]
@@ -165,7 +182,7 @@ class Building:
     def consider(self, shard: Shard) -> None:
         """Have a shard's graph built if it needs it. Called after each change; costs next to
         nothing."""
-        if shard.failed or need_of(shard.newest, shard.configuration) is Need.NOTHING:
+        if shard.failed or _need_of(shard, shard.newest) is Need.NOTHING:
             return
         with self._wake:
             if not self._is_closing:
@@ -220,7 +237,7 @@ class Building:
     def _build(self, shard: Shard) -> None:
         begin = time.perf_counter()
         state = shard.newest
-        need = need_of(state, shard.configuration)
+        need = _need_of(shard, state)
         if need is Need.NOTHING:
             return
         is_extension = need is Need.EXTENSION and state.graph is not None
@@ -248,6 +265,8 @@ class Building:
             batches = _all_batches(shard, state)
         self._running_builder().build(job, batches)
         shard.adopt_graph(state.meta.sequence).result(_ADOPT_TIMEOUT_S)
+        if not is_extension:
+            shard.wants_rebuild = False
         _logger.info(
             "graph_published",
             shard_id=shard.shard_id,

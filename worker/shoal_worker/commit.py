@@ -67,7 +67,11 @@ class _Current:
 
 
 class Committer:
-    """Takes batches into a write transaction."""
+    """Takes batches into a write transaction.
+
+    Attributes:
+        keep_log_from: Log entries from this sequence on are not trimmed; None: no such wish.
+    """
 
     def __init__(
         self, store: Store, log: Log, indexes: Indexes, clock: HybridClock, shard_id: str
@@ -77,6 +81,7 @@ class Committer:
         self._indexes = indexes
         self._clock = clock
         self._shard_id = shard_id
+        self.keep_log_from: int | None = None
 
     def take(self, txn: Transaction, writes: Sequence[Write], holds: HoldsVectors) -> Commit:
         """Resolve, log and apply batches in order. Repeatable: it touches nothing but `txn`.
@@ -108,7 +113,9 @@ class Committer:
             commit.outcomes.append(entry.outcome)
         if commit.changes:
             # Everything applied is in the records: the log is only kept for those who follow it.
-            commit.meta = self._log.trim(txn, commit.meta, now_ms, commit.meta.sequence + 1)
+            end = commit.meta.sequence + 1
+            keep_from = end if self.keep_log_from is None else min(end, self.keep_log_from)
+            commit.meta = self._log.trim(txn, commit.meta, now_ms, keep_from)
             self._store.put_meta(txn, commit.meta)
         return commit
 

@@ -39,6 +39,8 @@ thousands of open shards stay far below the 128 TiB a process has."""
 MAX_READERS: Final = 254
 """Reader slots of an environment: searches on threads and on the event loop, far fewer."""
 
+_META_PAGES: Final = 2
+
 
 class EnvironmentClosedError(Exception):
     """The environment was closed under a caller that had not begun its transaction yet."""
@@ -120,6 +122,7 @@ class Environment:
         )
         self._map_bytes = map_bytes
         self._check_length()
+        self.page_bytes: int = self._environment.stat()["psize"]
         # A killed process leaves its reader slots behind, and with them old pages pinned.
         self._environment.reader_check()
         self.databases: Mapping[str, Database] = {
@@ -227,13 +230,34 @@ class Environment:
                 self._shut = False
                 self._gate.notify_all()
 
-    def copy_compacted(self, path: Path, txn: Transaction | None = None) -> None:
-        """Copy the state of a transaction, without free pages, to a new file."""
+    def copy_compacted(self, path: Path, txn: Transaction) -> None:
+        """Copy the state of a transaction of `read`, without free pages, to a new file."""
+        # Not through the gate: the transaction has passed it, and may be the one that is waited
+        # for.
+        self._environment.copy(str(path), compact=True, txn=txn)
+
+    def reserve(self) -> None:
+        """Grow the map now if it is half full, so that it need not while a long reader is alive."""
+        if self.file_bytes > self._map_bytes // 2:
+            self._grow()
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file that were ever used."""
         self._enter()
         try:
-            self._environment.copy(str(path), compact=True, txn=txn)
+            return int((self._environment.info()["last_pgno"] + 1) * self.page_bytes)
         finally:
             self._leave()
+
+    def free_bytes(self) -> int:
+        """Bytes of the file that hold nothing (any more), by counting those that do."""
+        with self.read() as txn:
+            stats = [self._environment.stat()]
+            stats += [txn.stat(database) for database in self.databases.values()]
+            used = sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
+            last = self._environment.info()["last_pgno"]
+        return int(max(0, last + 1 - used - _META_PAGES) * self.page_bytes)
 
     def close(self) -> None:
         """Wait for the live transactions, and close. Later ones raise EnvironmentClosedError."""

@@ -21,6 +21,7 @@ from shoal.errors import DataLossError, FailedPreconditionError, StaleRouteError
 from shoal.internal.v1.catalog_pb2 import CollectionEntry, ShardDeletion
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal_worker import metrics
+from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.identity import (
     IDENTITY_FORMAT,
     configuration_of,
@@ -236,6 +237,26 @@ class HeldShards:
             return True
         finally:
             holding.lock.release()
+
+    def reopen(self, holding: Holding, shard: Shard, work: Callable[[], None]) -> None:
+        """Stop a shard's writers, run something, close it if that has not, and open it again.
+
+        Whoever looks the shard up meanwhile waits.
+
+        Raises:
+            EnvironmentClosedError: If the holding has another shard by now, or none.
+        """
+        with holding.lock:
+            if holding.shard is not shard:
+                raise EnvironmentClosedError(str(shard.directory))
+            holding.shard = None
+            try:
+                shard.stop()
+                work()
+            finally:
+                holding.shard = shard
+                self._close(holding)
+        self.opened(holding)
 
     def _close(self, holding: Holding) -> None:
         """With the holding's lock held."""

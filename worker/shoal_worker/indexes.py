@@ -382,8 +382,12 @@ class Indexes:
                 with txn.cursor(db=database) as cursor:
                     cursor.putmulti(items)
             self._put_coverage(txn, step.index, step.after)
+        self.trim(txn)
+
+    def trim(self, txn: Transaction) -> int:
+        """Remove a step of what no index needs any more; give how many entries that were."""
         covered = [self.coverage(txn, index) for index in self.all]
-        self.journal.trim(
+        return self.journal.trim(
             txn, min((c.position.sequence for c in covered if c is not None), default=0)
         )
 

@@ -163,19 +163,29 @@ class Journal:
         if bits & DOCUMENT_CHANGES:
             yield DOCUMENT_CHANGES, self._store.documents
 
-    def trim(self, txn: Transaction, sequence: int) -> None:
-        """Remove what lies up to a sequence, a step of it at most."""
+    def oldest(self, txn: Transaction) -> int | None:
+        """Give the first sequence of which something is noted, or None."""
         with txn.cursor(db=self._changes) as cursor:
-            for _ in range(_TRIM_STEP):
+            return int(_SEQUENCE.unpack(cursor.key())[0]) if cursor.first() else None
+
+    def trim(self, txn: Transaction, sequence: int) -> int:
+        """Remove what lies up to a sequence, a step of it at most.
+
+        Returns:
+            How many entries were removed.
+        """
+        with txn.cursor(db=self._changes) as cursor:
+            for removed in range(_TRIM_STEP):
                 if not cursor.first():
-                    return
+                    return removed
                 (oldest,) = _SEQUENCE.unpack(cursor.key())
                 if oldest > sequence:
-                    return
+                    return removed
                 entry = self._decode(oldest, cursor.value())
                 for row, bits in zip(entry.rows.tolist(), entry.bits.tolist(), strict=True):
                     self._trim_before(txn, oldest, row, bits)
                 cursor.delete()
+        return _TRIM_STEP
 
     def _trim_before(self, txn: Transaction, sequence: int, row: int, bits: int) -> None:
         if bits & IS_NEW:

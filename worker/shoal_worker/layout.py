@@ -35,12 +35,10 @@ from shoal_worker.durable import rename_durably, sync_directory, write_file_dura
 from shoal_worker.environment import Environment
 from shoal_worker.identity import read_identity, write_identity
 
-__all__ = ["RECORDS_FILE", "DataDirectory", "ShardFate"]
+__all__ = ["DataDirectory", "ShardFate"]
 
 LAYOUT_FORMAT: Final = 1
 """Version of a worker's data directory. 1: the first."""
-
-RECORDS_FILE: Final = "records.mdb"
 
 _IDENTITY: Final = "worker.json"
 _LOCK: Final = "LOCK"

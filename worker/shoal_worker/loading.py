@@ -25,7 +25,7 @@ from shoal_worker.fresh import FreshWriter
 from shoal_worker.graph import Graph
 from shoal_worker.identity import Configuration
 from shoal_worker.indexes import Indexes
-from shoal_worker.layout import RECORDS_FILE
+from shoal_worker.record_files import RECORDS_FILE, discard_copy
 from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.state import State
 from shoal_worker.store import DATABASES, FORMAT, Meta, Store
@@ -94,6 +94,7 @@ def load(
         FailedPreconditionError: If they are of a newer format.
     """
     shard_id, collection_id = identity.shard_id, identity.entry.collection.id
+    discard_copy(directory)
     try:
         environment = Environment(
             directory / RECORDS_FILE,

@@ -39,6 +39,20 @@ DROPPED_INDEXES: Final = counter(
     "Indexes that were missing, damaged or of another format, and are built again.",
     ("index",),
 )
+COMPACTIONS: Final = counter(
+    "shoal_compactions",
+    "Compactions of a shard's records, by why: for room, or to erase what was deleted.",
+    ("reason",),
+)
+COMPACTION_GATE_SECONDS: Final = histogram(
+    "shoal_compaction_gate_seconds", "How long a shard's writers waited for its compaction."
+)
+COMPACTED_BYTES: Final = counter(
+    "shoal_compacted_bytes", "Bytes that compactions gave back to the disk."
+)
+FAILED_COMPACTIONS: Final = counter(
+    "shoal_failed_compactions", "Compactions that were given up; they are tried again."
+)
 OPEN_SHARDS: Final = gauge("shoal_open_shards", "Shards whose files are open.")
 HELD_SHARDS: Final = gauge("shoal_held_shards", "Shards that workers of this process hold.")
 LOST_SHARDS: Final = gauge(

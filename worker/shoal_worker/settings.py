@@ -46,3 +46,9 @@ class WorkerSettings(RoleSettings):
     commit_threads: int = setting(
         4, help="Threads that commit; one at a time for each shard.", minimum=1, maximum=256
     )
+    erase_after_s: int = setting(
+        60 * 60,
+        help="Seconds after which what was deleted or replaced is removed from the files, too.",
+        minimum=0,
+        maximum=10 * 365 * 24 * 60 * 60,
+    )

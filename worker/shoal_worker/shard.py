@@ -41,6 +41,7 @@ from shoal_worker.checkpoint_files import checkpoint_path, remove_checkpoints_ex
 from shoal_worker.commit import Commit, Committer
 from shoal_worker.environment import (
     INITIAL_MAP_BYTES,
+    Environment,
     EnvironmentClosedError,
     Transaction,
 )
@@ -131,6 +132,8 @@ class Shard:
         self._draining = False  # guarded by _lock: a thread is at it, or about to be
         self._closing = False  # guarded by _lock
         self._drained = threading.Condition(self._lock)
+        # What died must go from its graph, however little it is. Read by the building.
+        self.wants_rebuild = False
         self.failed = False  # a commit failed: what is on disk is unknown until it is opened anew
 
     def _data_loss(self, what: str) -> DataLossError:
@@ -376,6 +379,28 @@ class Shard:
         except (lmdb.Error, DamagedValueError, EnvironmentClosedError):
             return True
 
+    # Compaction.
+
+    @property
+    def environment(self) -> Environment:
+        """Where its records lie."""
+        return self._environment
+
+    def keep_log(self, first: int) -> Future[None]:
+        """Keep log entries from a sequence on, whatever the log's bounds; done when it holds."""
+        done: Future[None] = Future()
+
+        def keep() -> None:
+            self._committer.keep_log_from = first
+            done.set_result(None)
+
+        self.run_exclusively(keep)
+        return done
+
+    def let_log_go(self) -> None:
+        """Let the log be trimmed again."""
+        self._committer.keep_log_from = None
+
     # Graphs.
 
     def run_exclusively(self, task: Callable[[], None]) -> None:
@@ -466,10 +491,14 @@ class Shard:
         with self._lock:
             return not self._draining
 
-    def close(self) -> None:
-        """Finish what is queued, wait for readers, and close."""
+    def stop(self) -> None:
+        """Finish what is queued, and take nothing more; readers go on."""
         with self._lock:
             self._closing = True
             while self._draining:
                 self._drained.wait()
+
+    def close(self) -> None:
+        """Finish what is queued, wait for readers, and close."""
+        self.stop()
         self._environment.close()

@@ -34,6 +34,7 @@ from shoal.internal.v1.worker_service_pb2 import ShardReference, WriteShardRespo
 from shoal.server import open_files
 from shoal.server.clock import HybridClock
 from shoal_worker.building import Building
+from shoal_worker.compacting import Compacting
 from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.holding import HeldShards, Holding
 from shoal_worker.indexing import Indexing
@@ -92,6 +93,7 @@ class Worker:
         self._committers = ThreadPoolExecutor(self.settings.commit_threads, "shoal-commit")
         self._building = Building()
         self.indexing = Indexing()
+        self.compacting = Compacting(self._building, self.settings.erase_after_s, lambda: self.held)
         self.data_service = ShardDataService(self)
         self.control_service = ShardControlService(self)
 
@@ -121,6 +123,7 @@ class Worker:
         self._directory = directory
         self._building.start()
         self.indexing.start()
+        self.compacting.start()
 
     def _max_open_shards(self) -> int:
         wanted = self.settings.max_open_shards
@@ -143,6 +146,7 @@ class Worker:
     def _consider(self, shard: Shard) -> None:
         self._building.consider(shard)
         self.indexing.consider(shard)
+        self.compacting.consider(shard)
 
     def join(self, stub: Any, address: str) -> None:
         """Register with the coordinator, in the background, and stay registered.
@@ -185,6 +189,7 @@ class Worker:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
+        self.compacting.close()
         self._building.close()
         self.indexing.close()
         if self._held is not None:
