@@ -30,6 +30,7 @@ from shoal.server.rpc import context_for
 from shoal.v1 import value_pb2
 from shoal.v1.collection_pb2 import Quantization, Space
 from shoal.wire.metadata import metadata_to_message
+from shoal_worker.building import Need, need_of
 from shoal_worker.columns import Column
 from shoal_worker.main import SWITCH_INTERVAL_S
 from shoal_worker.matching import Selection
@@ -172,11 +173,13 @@ class ShardUnderTest:
     async def built(self, count: int) -> int:
         """Wait until all is in the graph that is worth a build, and give what stays outside."""
         while True:
-            state = self.open.newest
-            if state.graph is not None and state.meta.record_count == count:
-                pending = state.fresh.pending_count
-                if pending < max(100, 0.1 * state.graph.vector_count):
-                    return pending
+            shard, state = self.open, self.open.newest
+            if (
+                state.graph is not None
+                and state.meta.record_count == count
+                and need_of(state, shard.configuration) is Need.NOTHING
+            ):
+                return state.fresh.pending_count
             await asyncio.sleep(0.005)
 
     def request(self, queries: data.Vectors) -> pb.SearchShardsRequest:
