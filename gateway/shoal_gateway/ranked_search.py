@@ -117,6 +117,7 @@ class RankedSearcher:
             self._checked(search, f"searches[{position}]")
             for position, search in enumerate(request.searches)
         ]
+        self._check_candidates(queries)
         route = await self._router.find(request.collection, context)
         tasks = [self._fan_out.start(self._answer(route, query, context)) for query in queries]
         response = record_service_pb2.SearchResponse(results=await asyncio.gather(*tasks))
@@ -150,6 +151,22 @@ class RankedSearcher:
         if search.HasField("rank"):
             check_rank(search.rank, limits, f"{field}.rank")
         return _Query(search, Filters.of(search, limits), ids, columns, wants_scores)
+
+    def _check_candidates(self, queries: Sequence[_Query]) -> None:
+        """Check how many candidates a request asks for: all of them are numbered here."""
+        total = sum(
+            leaf.limit
+            for query in queries
+            if query.message.HasField("rank")
+            for leaf in leaves_of(query.message.rank)
+        )
+        maximum = self._limits.max_query_results
+        if total > maximum:
+            raise invalid(
+                "searches",
+                f"searches ask for {total} candidates, all limits together; at most {maximum} are "
+                "allowed in one call",
+            )
 
     # One search.
 

@@ -334,6 +334,8 @@ def test_a_text_is_embedded_by_the_collection(client: Any) -> None:
     [
         (7, "must be a Search or a dict"),
         ([], "searches is empty"),
+        ([{}] * 65, "searches holds 65"),
+        ([{"rank": {"$text": {"query": "x", "limit": 16_384}}}] * 62, "1015808 candidates"),
         ({"where": {"a": 1}}, "has the key 'where'"),
         ({"rank": 0.5}, "exactly one operator"),
         ({"rank": {"$knn": {"query": [1.0, 0.0], "k": 3}}}, "has the key 'k'"),

@@ -998,7 +998,9 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def searches(self) -> _containers.RepeatedCompositeFieldContainer[_ranking_pb2.RankedQuery]:
-        """1 to 64 searches, each answered by itself."""
+        """1 to 64 searches, each answered by itself; the limits of all their Knn and
+        texts together at most 1,000,000.
+        """
 
     def __init__(
         self,
