@@ -35,6 +35,7 @@ import xxhash
 
 from shoal.server.buckets import bucket_of
 from shoal_worker.environment import Database, Environment, Transaction
+from shoal_worker.rows import BitMap
 from shoal_worker.sealed import SEAL_BYTES, DamagedValueError, seal, unseal, unseal_each
 
 __all__ = ["DATABASES", "FORMAT", "Meta", "Record", "Store", "VectorBatch", "id_key"]
@@ -336,10 +337,7 @@ class Store:
         get, pack, database = txn.get, _U64.pack, self.vectors
         values = [get(pack(key), None, database) for key in keys]
         if among is not None:
-            values = [
-                value if value is not None and self._row_of(key, value) in among else None
-                for key, value in zip(keys, values, strict=True)
-            ]
+            values = self._rows_among(keys, values, among)
         present = [value for value in values if value is not None]
         if len(present) == len(keys):
             return self._decode_vectors(keys, present, dimension), None
@@ -348,15 +346,28 @@ class Store:
         return found, np.array(positions, np.intp)
 
     @staticmethod
-    def _row_of(key: int, value: memoryview) -> int:
-        """Give the row of a stored vector. Checked at once: a wrong row would leave it out."""
-        end = len(value) - SEAL_BYTES
-        row, sealed = _ROW_AND_SEAL.unpack_from(value, end - _ROW_IN_VECTOR.size)
-        if xxhash.xxh3_64_intdigest(value[:end], key) & 0xFFFFFFFF != sealed:
-            raise DamagedValueError(
-                f"the vector of key {key} is damaged: its checksum does not fit"
-            )
-        return int(row)
+    def _rows_among(
+        keys: Sequence[int], values: Sequence[memoryview | None], among: BitMap
+    ) -> list[memoryview | None]:
+        """Give stored vectors, with None for those of other rows.
+
+        Those are checked here, for a damaged row would leave a match out; the others when they are
+        decoded.
+        """
+        digest, row_and_seal = xxhash.xxh3_64_intdigest, _ROW_AND_SEAL.unpack_from
+        kept: list[memoryview | None] = []
+        for key, value in zip(keys, values, strict=True):
+            if value is not None:
+                end = len(value) - SEAL_BYTES
+                row, sealed = row_and_seal(value, end - _ROW_IN_VECTOR.size)
+                if row not in among:
+                    if digest(value[:end], key) & 0xFFFFFFFF != sealed:
+                        raise DamagedValueError(
+                            f"the vector of key {key} is damaged: its checksum does not fit"
+                        )
+                    value = None
+            kept.append(value)
+        return kept
 
     def vectors_between(
         self, txn: Transaction, first_key: int, end_key: int, dimension: int, count: int
