@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,32 @@ def _graph_bytes(books: shoal.Collection, directory: Path) -> int:
     return max(path.stat().st_size for path in graphs)
 
 
+# Looks from outside: a thread of this process would get no turn while a search is under way.
+_WATCH = """
+import os, sys
+seen = set()
+print("watching", flush=True)
+while not os.path.exists(sys.argv[2]):
+    seen.update(os.listdir(f"/proc/{sys.argv[1]}/task"))
+print(*seen)
+"""
+
+
+def _threads_during(search: Callable[[], Any], end: Path) -> int:
+    """How many threads begin while a search runs."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _WATCH, str(os.getpid()), str(end)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        watching.stdout.readline()
+        before = {thread.name for thread in Path("/proc/self/task").iterdir()}
+        search()
+        end.touch()
+        return len(set(watching.stdout.read().split()) - before)
+
+
 Store = tuple[shoal.Client, Path]
 
 
@@ -105,6 +134,24 @@ def test_max_neighbors_makes_more_links(store: Store, vectors: Vectors) -> None:
     # A link is 4 to 6 bytes, and each vector has twice as many in the lowest layer.
     assert sizes[1] - sizes[0] > COUNT * 2 * (32 - 4) * 4 * 0.9
     assert recalls[0] < recalls[1]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="more threads than cores are never used")
+def test_num_threads_bounds_the_threads_of_a_search(
+    store: Store, vectors: Vectors, tmp_path: Path
+) -> None:
+    client, _ = store
+    books = _graphed(_create(client, "threads", vectors, ef_search=2_000, num_threads=1))
+    queries = np.random.default_rng(4).standard_normal((1_024, DIMENSION)).astype(np.float32)
+
+    def search() -> None:
+        books.query(queries, include=[])
+
+    search()  # whatever starts threads once has started them
+    alone = _threads_during(search, tmp_path / "alone")
+    books.modify(configuration={"hnsw": {"num_threads": 2}})
+    together = _threads_during(search, tmp_path / "together")
+    assert (alone, together > 0) == (0, True)
 
 
 @pytest.mark.parametrize("key", ["batch_size", "sync_threshold"])
