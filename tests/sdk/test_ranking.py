@@ -329,34 +329,35 @@ def test_a_text_is_embedded_by_the_collection(client: Any) -> None:
     assert hybrid["ids"] == [["a"]]
 
 
-@pytest.mark.parametrize(
-    ("search", "message"),
-    [
-        (7, "must be a Search or a dict"),
-        ([], "searches is empty"),
-        ([{}] * 65, "searches holds 65"),
-        ([{"rank": {"$text": {"query": "x", "limit": 16_384}}}] * 62, "1015808 candidates"),
-        ({"where": {"a": 1}}, "has the key 'where'"),
-        ({"rank": 0.5}, "exactly one operator"),
-        ({"rank": {"$knn": {"query": [1.0, 0.0], "k": 3}}}, "has the key 'k'"),
-        ({"rank": {"$nearest": {}}}, "unknown operator"),
-        ({"rank": {"$val": 1}}, "neither a knn nor a text"),
-        ({"rank": {"$knn": {"query": [1.0]}}}, "dimension 2, got 1"),
-        ({"rank": {"$knn": {"query": [1.0, 0.0], "limit": 0}}}, "limit must be 1 to 16384"),
-        ({"rank": {"$text": {"query": ""}}}, "0 bytes"),
-        ({"rank": {"$sum": [KNN]}}, "at least 2"),
-        ({"limit": {"limit": 0}}, "must be 1 to"),
-        ({"limit": {"first": 3}}, "has the key 'first'"),
-        ({"select": {"keys": ["#nothing"]}}, "#nothing"),
-        (
-            {"filter": {"$or": [{"year": 1}, {"#document": {"$contains": "x"}}]}},
-            "mixes #document, metadata",
-        ),
-    ],
-)
-def test_a_wrong_search_is_refused(filled: Any, search: Any, message: str) -> None:
-    with pytest.raises(shoal.InvalidArgumentError, match=message):
-        filled.search(search)
+WRONG_SEARCHES: list[tuple[Any, str]] = [
+    (7, "must be a Search or a dict"),
+    ([], "searches is empty"),
+    ([{}] * 65, "searches holds 65"),
+    ([{"rank": {"$text": {"query": "x", "limit": 16_384}}}] * 62, "1015808 candidates"),
+    ({"where": {"a": 1}}, "has the key 'where'"),
+    ({"rank": 0.5}, "exactly one operator"),
+    ({"rank": {"$knn": {"query": [1.0, 0.0], "k": 3}}}, "has the key 'k'"),
+    ({"rank": {"$nearest": {}}}, "unknown operator"),
+    ({"rank": {"$val": 1}}, "neither a knn nor a text"),
+    ({"rank": {"$knn": {"query": [1.0]}}}, "dimension 2, got 1"),
+    ({"rank": {"$knn": {"query": [1.0, 0.0], "limit": 0}}}, "limit must be 1 to 16384"),
+    ({"rank": {"$text": {"query": ""}}}, "0 bytes"),
+    ({"rank": {"$sum": [KNN]}}, "at least 2"),
+    ({"limit": {"limit": 0}}, "must be 1 to"),
+    ({"limit": {"first": 3}}, "has the key 'first'"),
+    ({"select": {"keys": ["#nothing"]}}, "#nothing"),
+    (
+        {"filter": {"$or": [{"year": 1}, {"#document": {"$contains": "x"}}]}},
+        "mixes #document, metadata",
+    ),
+]
+
+
+def test_a_wrong_search_is_refused(filled: Any) -> None:
+    # One collection for all of them: each would cost more to make than to ask.
+    for search, message in WRONG_SEARCHES:
+        with pytest.raises(shoal.InvalidArgumentError, match=message):
+            filled.search(search)
 
 
 def test_what_is_not_there_yet_is_said(filled: Any) -> None:
@@ -419,27 +420,25 @@ def test_conditions_beside_a_text_filter(filled: Any) -> None:
     assert filled.hybrid_search(query={"where": {"year": 1880}})["ids"] == [["d"]]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "query, knn or both"),
-        ({"query": {"text": "x"}}, "has the key 'text'"),
-        ({"query": {"where_document": {"$regex": "x"}}}, "no \\$contains"),
-        (
-            {"query": {"where_document": {"$and": [{"$contains": "x"}, {"$contains": "y"}]}}},
-            "texts rank, they do not filter",
-        ),
-        ({"query": {"where": {"a": 1}}, "knn": {"query_embeddings": [1.0, 0.0]}}, "ranks nothing"),
-        ({"knn": {}}, "exactly one of query_embeddings and query_texts"),
-        ({"knn": {"query_embeddings": [1.0]}}, "dimension"),
-        ({"knn": {"query_embeddings": [1.0, 0.0], "boost": -1}}, "boost must be"),
-        ({"knn": {"query_embeddings": [1.0, 0.0]}, "rank": {"linear": {}}}, "rank must be"),
-        ({"knn": {"query_embeddings": [1.0, 0.0]}, "include": ["distances"]}, "'distances'"),
-        ({"knn": {"query_embeddings": [1.0, 0.0]}, "n_results": 0}, "n_results"),
-    ],
-)
-def test_a_wrong_hybrid_search_is_refused(
-    filled: Any, arguments: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(shoal.InvalidArgumentError, match=message):
-        filled.hybrid_search(**arguments)
+WRONG_HYBRID_SEARCHES: list[tuple[dict[str, Any], str]] = [
+    ({}, "query, knn or both"),
+    ({"query": {"text": "x"}}, "has the key 'text'"),
+    ({"query": {"where_document": {"$regex": "x"}}}, "no \\$contains"),
+    (
+        {"query": {"where_document": {"$and": [{"$contains": "x"}, {"$contains": "y"}]}}},
+        "texts rank, they do not filter",
+    ),
+    ({"query": {"where": {"a": 1}}, "knn": {"query_embeddings": [1.0, 0.0]}}, "ranks nothing"),
+    ({"knn": {}}, "exactly one of query_embeddings and query_texts"),
+    ({"knn": {"query_embeddings": [1.0]}}, "dimension"),
+    ({"knn": {"query_embeddings": [1.0, 0.0], "boost": -1}}, "boost must be"),
+    ({"knn": {"query_embeddings": [1.0, 0.0]}, "rank": {"linear": {}}}, "rank must be"),
+    ({"knn": {"query_embeddings": [1.0, 0.0]}, "include": ["distances"]}, "'distances'"),
+    ({"knn": {"query_embeddings": [1.0, 0.0]}, "n_results": 0}, "n_results"),
+]
+
+
+def test_a_wrong_hybrid_search_is_refused(filled: Any) -> None:
+    for arguments, message in WRONG_HYBRID_SEARCHES:
+        with pytest.raises(shoal.InvalidArgumentError, match=message):
+            filled.hybrid_search(**arguments)
