@@ -78,7 +78,10 @@ class ShardPlan(TypedDict):
         matching_count: Of these, those that match the filters.
         fresh_count: Records not yet in the graph.
         candidate_count: Candidates whose exact distance was computed, over all queries.
+        examined_count: Records that were looked at to tell whether they match, because no index
+            could tell.
         seconds: Time in the worker.
+        filter_seconds: Of this, what finding the matching records took.
         sequence: Position of the shard's last write that the answer includes.
     """
 
@@ -89,7 +92,9 @@ class ShardPlan(TypedDict):
     matching_count: int
     fresh_count: int
     candidate_count: int
+    examined_count: int
     seconds: float
+    filter_seconds: float
     sequence: int
 
 

@@ -105,6 +105,8 @@ class ShardDataService:
                 matching_count=matches.matching_count,
                 fresh_count=state.fresh.live_count,
                 candidate_count=matches.candidate_count,
+                examined_count=matches.examined_count,
+                filter_seconds=matches.filter_seconds,
                 seconds=seconds,
                 sequence=state.meta.sequence,
             )

@@ -71,6 +71,9 @@ MAX_BACKLOG_VECTORS: Final = 200_000
 MAX_BACKLOG_BYTES: Final = 1024 * 1024 * 1024
 """Vectors that wait for a graph at most: they lie in memory, and every search scans them."""
 
+MAX_BACKLOG_CHANGES: Final = 100_000
+"""Changes that an index has not taken in, at most: a filter looks at each, 4 us a record."""
+
 _MINIMUM_FREE_BYTES: Final = 64 * 1024 * 1024
 """Disk that a group of writes leaves free besides four times its own size: LMDB copies pages."""
 
@@ -198,18 +201,20 @@ class Shard:
 
     @property
     def backlog_ratio(self) -> float:
-        """How much of its bound is taken by vectors that wait for a graph; from 1 no write goes."""
+        """How much of its bound is taken by what waits for the graph or an index; from 1 no write
+        goes."""
         state = self._publication.newest
         count = state.fresh.pending_count
         size = count * state.meta.dimension * 4
-        return max(count / MAX_BACKLOG_VECTORS, size / MAX_BACKLOG_BYTES)
+        changes = self.indexes.backlog / MAX_BACKLOG_CHANGES
+        return max(count / MAX_BACKLOG_VECTORS, size / MAX_BACKLOG_BYTES, changes)
 
     def _check_backlog(self, write: Write) -> None:
         if self.backlog_ratio >= 1:
             count = self._publication.newest.fresh.pending_count
             raise OverloadedError(
-                f"shard {self.shard_id} has {count} vectors that its graph has not taken in yet: "
-                "repeat later",
+                f"shard {self.shard_id} has {count} vectors that its graph has not taken in yet, "
+                f"and {self.indexes.backlog} changes that its indexes have not: repeat later",
                 metadata={"shard_id": self.shard_id},
                 retry_after_s=1.0,
             )

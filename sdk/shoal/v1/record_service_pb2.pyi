@@ -942,6 +942,8 @@ class ShardPlan(_message.Message):
     CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    EXAMINED_COUNT_FIELD_NUMBER: _builtins.int
+    FILTER_SECONDS_FIELD_NUMBER: _builtins.int
     shard_id: _builtins.str
     """The shard's UUID."""
     worker_id: _builtins.str
@@ -960,6 +962,13 @@ class ShardPlan(_message.Message):
     """Time in the worker, seconds."""
     sequence: _builtins.int
     """Position of the shard's last write that the answer includes."""
+    examined_count: _builtins.int
+    """Of the records, those that were looked at to tell whether they match the
+    filters, because no index could tell: they changed a moment ago, or an index
+    is being built.
+    """
+    filter_seconds: _builtins.float
+    """Of the time in the worker, what finding the matching records took, seconds."""
     def __init__(
         self,
         *,
@@ -972,10 +981,12 @@ class ShardPlan(_message.Message):
         candidate_count: _builtins.int = ...,
         seconds: _builtins.float = ...,
         sequence: _builtins.int = ...,
+        examined_count: _builtins.int = ...,
+        filter_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_count", b"candidate_count", "fresh_count", b"fresh_count", "matching_count", b"matching_count", "method", b"method", "record_count", b"record_count", "seconds", b"seconds", "sequence", b"sequence", "shard_id", b"shard_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_count", b"candidate_count", "examined_count", b"examined_count", "filter_seconds", b"filter_seconds", "fresh_count", b"fresh_count", "matching_count", b"matching_count", "method", b"method", "record_count", b"record_count", "seconds", b"seconds", "sequence", b"sequence", "shard_id", b"shard_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
