@@ -451,15 +451,22 @@ async def tail(
     noise = np.random.default_rng(3).standard_normal((size, dataset.base.shape[1])) * 0.02
     stopped = False
     written = 0
+    # Made beforehand: making them is no part of what a worker does.
+    writes = [
+        shard.put(
+            first + n,
+            (
+                dataset.base[(place := n * 7 % (len(dataset.base) - size)) : place + size] + noise
+            ).astype(np.float32),
+        )
+        for n in range(0, int(rate * 4 * seconds), size)
+    ]
 
     async def write() -> None:
         nonlocal written
         began = time.perf_counter()
         while not stopped:
-            place = (written * 7) % (len(dataset.base) - size)
-            vectors = (dataset.base[place : place + size] + noise).astype(np.float32)
-            request = shard.put(first + written, vectors)
-            await shard.send(request)
+            await shard.send(writes[written // size])
             written += size
             await asyncio.sleep(max(0.0, began + written / rate - time.perf_counter()))
 
