@@ -97,7 +97,7 @@ class Catalog:
 
     Raises:
         DataDirectoryLockedError: Another process, or another object of this one, has it open.
-        FailedPreconditionError: A newer Shoal wrote it.
+        FailedPreconditionError: A newer Shoal wrote it, or it cannot be written.
         DataLossError: It is damaged.
     """
 
@@ -106,7 +106,10 @@ class Catalog:
     ) -> None:
         self._directory = directory
         self._map_bytes = map_bytes
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_writable(directory, error) from error
         self._lock = _lock_directory(directory)
         try:
             self._open()
@@ -333,8 +336,17 @@ def _unusable(path: Path, why: str) -> DataLossError:
     return DataLossError(f"{path} cannot be opened as a catalog: {why}")
 
 
+def _not_writable(directory: Path, error: OSError) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"the coordinator's directory {directory} cannot be used: {error.strerror}"
+    )
+
+
 def _lock_directory(directory: Path) -> int:
-    lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _not_writable(directory, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -166,3 +166,12 @@ def test_a_catalog_cut_short_is_refused(tmp_path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(DataLossError, match=r"catalog\.mdb was cut short"):
         Catalog(tmp_path)
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FailedPreconditionError, match="cannot be used"):
+        Catalog(tmp_path / "file")
+    (tmp_path / "coordinator.lock").mkdir()
+    with pytest.raises(FailedPreconditionError, match="cannot be used"):
+        Catalog(tmp_path)

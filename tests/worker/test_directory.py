@@ -66,6 +66,12 @@ def test_a_second_process_is_locked_out(tmp_path: Path) -> None:
     directory.close()
 
 
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "LOCK").mkdir()
+    with pytest.raises(FailedPreconditionError, match="cannot be used"):
+        DataDirectory(tmp_path)
+
+
 async def test_a_worker_keeps_its_uuid_and_its_cluster(tmp_path: Path) -> None:
     worker = await started(tmp_path)
     worker_id = worker.worker_id
