@@ -11,7 +11,13 @@ from pathlib import Path
 
 from shoal.server.crash import crash_point
 
-__all__ = ["rename_durably", "sync_directory", "sync_file", "write_file_durably"]
+__all__ = [
+    "make_directory_durably",
+    "rename_durably",
+    "sync_directory",
+    "sync_file",
+    "write_file_durably",
+]
 
 
 def sync_directory(path: Path) -> None:
@@ -21,6 +27,20 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_directory_durably(path: Path) -> None:
+    """Make a directory, and those above it, where they are missing.
+
+    Without the sync of what is above it, a power cut could take a new directory away with all that
+    was synced in it.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        return
+    if not path.parent.is_dir():
+        make_directory_durably(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -31,7 +31,12 @@ import lmdb
 from shoal.errors import DataDirectoryLockedError, DataLossError, FailedPreconditionError
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal.server.crash import crash_point
-from shoal_worker.durable import rename_durably, sync_directory, write_file_durably
+from shoal_worker.durable import (
+    make_directory_durably,
+    rename_durably,
+    sync_directory,
+    write_file_durably,
+)
 from shoal_worker.environment import Environment
 from shoal_worker.identity import read_identity, write_identity
 
@@ -71,7 +76,7 @@ class DataDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
+        make_directory_durably(path)
         self._lock = self._locked()
         try:
             self.worker_id, self._cluster_id = self._load_or_create()
