@@ -18,6 +18,7 @@ from shoal.v1.collection_pb2 import Quantization, Space
 from shoal.v1.record_service_pb2 import SearchMethod
 from shoal_worker.distances import Queries, bounded, exact, norms
 from shoal_worker.distances import Space as Distance
+from shoal_worker.graph import Graph
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.worker import Worker
 from tests.worker.single import SingleShard, answer_of, started
@@ -306,3 +307,29 @@ async def test_readers_see_each_acknowledged_write_and_no_half_of_one(
         await shard.update(moved, vectors[first : first + 10] + 3)
     stop.set()
     assert min(await asyncio.gather(*readers)) > 0
+
+
+async def test_a_graph_that_finds_too_little_is_made_up_for_by_an_exact_scan(
+    worker: Worker, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = await SingleShard.create(worker)
+    await shard.add(names(range(3000)), vectors[:3000])
+    await graph_of(shard, 3000)
+    found = Graph.search
+
+    def cut_off(
+        self: Graph, queries: Vectors, count: int, threads: int
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:
+        # As if most of the graph could not be reached from where searches begin.
+        keys, counts = found(self, queries, count, threads)
+        return keys, np.minimum(counts, 3)
+
+    monkeypatch.setattr(Graph, "search", cut_off)
+
+    for queries in (vectors[5000:5001], vectors[5000:5040]):
+        matches = await shard.search(queries, 10)
+
+        assert matches.plan.method == SearchMethod.SEARCH_METHOD_GRAPH
+        for query, ids in zip(queries, answer_of(matches).ids, strict=True):
+            true = true_distances(Space.SPACE_L2, query, vectors[:3000])
+            assert ids == [f"r{i}" for i in np.argsort(true)[:10]]

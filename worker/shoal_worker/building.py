@@ -69,6 +69,8 @@ def need_of(state: State, configuration: Configuration, wants_rebuild: bool = Fa
         configuration: The collection's.
         wants_rebuild: Whether the dead must go, however few they are.
     """
+    if state.unloaded_below:
+        return Need.REBUILD
     pending = state.fresh.pending_count
     graph = state.graph
     if graph is None:

@@ -34,6 +34,12 @@ __all__ = ["Loaded", "create_records", "data_loss", "load"]
 
 _logger: Final = structlog.get_logger(__name__)
 
+MAX_LOADED_VECTORS: Final = 400_000
+MAX_LOADED_BYTES: Final = 2 * 1024 * 1024 * 1024
+"""Vectors beyond a graph that are loaded when a shard is opened: twice what its backlog may come
+to, so that this is passed only by a shard that has lost its graph. Then they are searched where
+they are, until a graph is built, rather than all held in memory."""
+
 _STEP: Final = 4096
 """Vectors that are read at once."""
 
@@ -114,7 +120,11 @@ def load(
             meta = store.meta(txn)
         _check(meta, identity)
         graph = _load_graph(directory, meta, shard_id, configuration)
-        fresh = _load_fresh(environment, store, meta, graph)
+        unloaded_below = _unloaded_below(environment, store, meta, graph)
+        if unloaded_below:
+            graph = None
+            _logger.warning("vectors_not_loaded", shard_id=shard_id, records=meta.record_count)
+        fresh = _load_fresh(environment, store, meta, graph, unloaded_below)
         indexes = _load_indexes(environment, store, meta, shard_id)
     except (DamagedValueError, lmdb.Error) as error:
         environment.close()
@@ -122,7 +132,7 @@ def load(
     except BaseException:
         environment.close()
         raise
-    state = State(meta, graph, fresh.snapshot(meta.sequence))
+    state = State(meta, graph, fresh.snapshot(meta.sequence), unloaded_below)
     return Loaded(environment, store, indexes, fresh, state)
 
 
@@ -185,11 +195,26 @@ def _load_graph(
     return graph
 
 
+def _unloaded_below(environment: Environment, store: Store, meta: Meta, graph: Graph | None) -> int:
+    """Give the key below which vectors stay in the records, for there are too many; else 0."""
+    bound = min(MAX_LOADED_VECTORS, MAX_LOADED_BYTES // (4 * max(1, meta.dimension)))
+    first = 1 if graph is None else graph.last_key + 1
+    if min(meta.record_count, meta.next_key - first) <= bound:
+        return 0
+    with environment.read() as txn:
+        too_many = store.vector_count_from(txn, first, bound + 1) > bound
+    return meta.next_key if too_many else 0
+
+
 def _load_fresh(
-    environment: Environment, store: Store, meta: Meta, graph: Graph | None
+    environment: Environment,
+    store: Store,
+    meta: Meta,
+    graph: Graph | None,
+    unloaded_below: int,
 ) -> FreshWriter:
     fresh = FreshWriter()
-    first = 1 if graph is None else graph.last_key + 1
+    first = unloaded_below or (1 if graph is None else graph.last_key + 1)
     with environment.read() as txn:
         exact = store.exact_keys(txn)
         below = [key for key in exact if key < first]

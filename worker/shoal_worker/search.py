@@ -194,6 +194,8 @@ class _Searcher:
     def run(self) -> tuple[Method, list[Candidates]]:
         """Find each query's nearest."""
         graph = self._state.graph
+        if self._state.unloaded_below:
+            return Method.EXACT, self._scan(np.arange(len(self._queries.single)))
         if graph is None or not self._state.graph_live_count:
             if self._rows is not None and self._scan_us() < self._state.fresh.size:
                 return Method.EXACT, self._scan(np.arange(len(self._queries.single)))

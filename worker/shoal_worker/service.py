@@ -116,6 +116,8 @@ class ShardDataService:
             if not selection.is_everything:
                 return False
             state = shard.newest
+            if state.unloaded_below:
+                return False
             walk = _GRAPH_US_PER_CANDIDATE * max(request.limit, shard.configuration.ef_search)
             scan = _SCAN_US_PER_CELL * state.fresh.size * queries.shape[1]
             each = scan + (walk if state.graph is not None else 0.0) + 5.0 * request.limit

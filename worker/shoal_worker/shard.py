@@ -311,7 +311,9 @@ class Shard:
             if changes.added is not None:
                 self._fresh.add(changes.added, changes.exact_keys)
         sequence = commit.meta.sequence
-        state = State(commit.meta, self.newest.graph, self._fresh.snapshot(sequence))
+        newest = self.newest
+        fresh = self._fresh.snapshot(sequence)
+        state = State(commit.meta, newest.graph, fresh, newest.unloaded_below)
         self._publication.offer(state)
         crash_point("before_commit")
 

@@ -28,11 +28,15 @@ class State:
         meta: The shard at this sequence.
         graph: Holds current vectors and some that are not (any more); None if there is none.
         fresh: Every current vector that the graph does not hold.
+        unloaded_below: If not 0, there is no graph, and of the vectors with keys below this the
+            fresh set holds only those that no graph can hold: they were too many for the memory
+            when the shard was opened, and are read from the records until they are in a graph.
     """
 
     meta: Meta
     graph: Graph | None
     fresh: FreshSet
+    unloaded_below: int = 0
 
     @property
     def graph_live_count(self) -> int:
