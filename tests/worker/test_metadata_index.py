@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shoal_worker import runs
+from shoal_worker.derived import DERIVED_DATABASES
 from shoal_worker.environment import Transaction
 from shoal_worker.indexing import advance
 from shoal_worker.metadata_index import MetadataIndex
+from shoal_worker.text_index import TextIndex
 from tests.model.reference import ReferenceCollection
 from tests.model.strategies import (
     CHANGES,
@@ -53,12 +55,24 @@ ANY_FILTER = st.one_of(
 )
 
 
+TEXTS = DOCUMENTS | st.sampled_from(["abab", "bab\n ab", "aé b", "baba é b"])
+LITERALS = st.builds(
+    lambda operator, text: {operator: text},
+    st.sampled_from(["$contains", "$not_contains", "$regex", "$not_regex"]),
+    st.sampled_from(["aba", "abab", "b\n a", "é b", "aé", "bab a"]),
+)
+
+
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make blocks split and join, and rows be intersected rather than looked at."""
     monkeypatch.setattr(runs, "CAPACITY", 4)
     monkeypatch.setattr(runs, "_FILL", 3)
     monkeypatch.setattr(runs, "_FEW", 2)
+    monkeypatch.setattr("shoal_worker.text_index._BLOCK_POSTINGS", 3)
+    monkeypatch.setattr("shoal_worker.text_index._MERGED_SEGMENTS", 3)
+    monkeypatch.setattr("shoal_worker.text_index._MERGED_ROWS", 6)
+    monkeypatch.setattr("shoal_worker.text_index._STALE_LEAST", 4)
     monkeypatch.setattr("shoal_worker.matching._LOOK_ROWS", 2)
     monkeypatch.setattr("shoal_worker.evaluation._LOOK_ROWS", 1)
 
@@ -96,7 +110,7 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(
         records=st.dictionaries(
             IDS,
-            st.tuples(VECTORS, METADATA | WITH_LONG | st.none(), DOCUMENTS | st.none()),
+            st.tuples(VECTORS, METADATA | WITH_LONG | st.none(), TEXTS | st.none()),
             min_size=1,
             max_size=6,
         )
@@ -133,10 +147,12 @@ class IndexMachine(RuleBasedStateMachine):
 
     # Indexing, at any point.
 
-    @rule(rows=st.integers(1, 5))
-    def index_some(self, rows: int) -> None:
+    @rule(rows=st.integers(1, 5), text_rows=st.integers(1, 5))
+    def index_some(self, rows: int, text_rows: int) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MetadataIndex, "step_rows", rows)
+            patch.setattr(TextIndex, "step_rows", text_rows)
+            patch.setattr(TextIndex, "step_bytes", 20)
             advance(self.shard.open)
 
     @rule()
@@ -146,7 +162,7 @@ class IndexMachine(RuleBasedStateMachine):
         assert self.shard.open.indexes.backlog == 0
 
     @rule(
-        name=st.sampled_from([*MetadataIndex.databases, "indexes", "changes", "before"]),
+        name=st.sampled_from(DERIVED_DATABASES),
         place=st.integers(0, 50),
         byte=st.integers(0, 50),
     )
@@ -180,8 +196,8 @@ class IndexMachine(RuleBasedStateMachine):
     # Reads.
 
     @rule(
-        where=ANY_FILTER,
-        where_document=st.none() | DOCUMENT_FILTERS,
+        where=st.none() | ANY_FILTER,
+        where_document=st.none() | DOCUMENT_FILTERS | LITERALS,
         ids=st.none() | st.lists(IDS, min_size=1, max_size=4),
         offset=st.integers(0, 2),
         limit=st.integers(1, 5),
@@ -190,10 +206,10 @@ class IndexMachine(RuleBasedStateMachine):
         expected = self.reference.in_order(where, where_document, ids)
         given = {
             name: value
-            for name, value in (("where_document", where_document), ("ids", ids))
+            for name, value in (("where", where), ("where_document", where_document), ("ids", ids))
             if value is not None
         }
-        page = self.run(self.shard.get(where=where, offset=offset, limit=limit, **given))
+        page = self.run(self.shard.get(offset=offset, limit=limit, **given))
         assert list(plain(page)) == expected[offset : offset + limit]
         assert page.more == (len(expected) > offset + limit)
 

@@ -13,14 +13,22 @@ from shoal_worker.indexes import COVERAGE_DATABASE, Indexes
 from shoal_worker.journal import JOURNAL_DATABASES, Journal
 from shoal_worker.metadata_index import MetadataIndex
 from shoal_worker.store import Store
+from shoal_worker.text_index import TextIndex
 
 __all__ = ["DERIVED_DATABASES", "indexes_of"]
 
-DERIVED_DATABASES: Final = (COVERAGE_DATABASE, *JOURNAL_DATABASES, *MetadataIndex.databases)
+DERIVED_DATABASES: Final = (
+    COVERAGE_DATABASE,
+    *JOURNAL_DATABASES,
+    *MetadataIndex.databases,
+    *TextIndex.databases,
+)
 """Databases of a shard's environment that can be made again from the others."""
 
 
 def indexes_of(environment: Environment, store: Store) -> Indexes:
     """Give the indexes of a shard."""
     metadata = MetadataIndex(environment.databases)
-    return Indexes(environment, store, Journal(environment, store), metadata, (metadata,))
+    text = TextIndex(environment.databases)
+    journal = Journal(environment, store)
+    return Indexes(environment, store, journal, metadata, text, (metadata, text))

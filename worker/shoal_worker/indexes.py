@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -32,6 +32,7 @@ from shoal_worker.store import Meta, Store
 
 if TYPE_CHECKING:
     from shoal_worker.metadata_index import MetadataIndex
+    from shoal_worker.text_index import TextIndex
 
 __all__ = ["Batch", "Coverage", "DerivedIndex", "Indexes", "Step"]
 
@@ -90,6 +91,7 @@ class DerivedIndex(Protocol):
         concerns: Bits of change (`journal`) that concern it; new and deleted rows always do.
         reads: Which values `prepare` is given: METADATA_CHANGES, DOCUMENT_CHANGES or both.
         step_rows: Rows that a step takes in at most, so that its transaction stays short.
+        step_bytes: Bytes of values that a step is given at most, but for one row.
     """
 
     @property
@@ -104,6 +106,8 @@ class DerivedIndex(Protocol):
     def reads(self) -> int: ...
     @property
     def step_rows(self) -> int: ...
+    @property
+    def step_bytes(self) -> int: ...
 
     def prepare(self, txn: Transaction, changes: Sequence[RowChange]) -> Batch:
         """Say what must be put and deleted so that the index holds the new values instead of the
@@ -137,6 +141,7 @@ class Indexes:
         store: Its schema.
         journal: What changed.
         metadata: The index that filters on metadata ask; one of them all.
+        text: The index that filters on documents ask; one of them all.
         indexes: In the order in which they are kept up.
     """
 
@@ -146,6 +151,7 @@ class Indexes:
         store: Store,
         journal: Journal,
         metadata: MetadataIndex,
+        text: TextIndex,
         indexes: Sequence[DerivedIndex],
     ) -> None:
         self._databases: Mapping[str, Database] = environment.databases
@@ -153,6 +159,7 @@ class Indexes:
         self._store = store
         self.journal = journal
         self.metadata = metadata
+        self.text = text
         self.all = tuple(indexes)
         self._lock = threading.Lock()
         self._noted = (
@@ -309,17 +316,24 @@ class Indexes:
         coverage = self.coverage(txn, index)
         if coverage is None:
             raise DamagedIndexError(f"the coverage of {index.name} is missing")
-        window = self.journal.window(txn, coverage.position, index.step_rows)
-        if window.end != coverage.position:
-            changes = list(self._changes(txn, index, window, coverage.row_end))
-            after = coverage._replace(position=window.end)
-        elif not coverage.is_built:
-            # The position is that of the transaction: what the records hold is what was there.
-            end = min(coverage.row_end + index.step_rows, meta.next_row)
-            changes = list(self._existing(txn, index, coverage.row_end, end))
-            after = coverage._replace(row_end=end if end < meta.next_row else _ALL_ROWS)
-        else:
-            return None
+        limit = index.step_rows
+        while True:
+            window = self.journal.window(txn, coverage.position, limit)
+            if window.end != coverage.position:
+                wanted = self._changes(txn, index, window, coverage.row_end)
+                after = coverage._replace(position=window.end)
+            elif not coverage.is_built:
+                # The position is that of the transaction: what the records hold is what was there.
+                end = min(coverage.row_end + limit, meta.next_row)
+                wanted = self._existing(txn, index, coverage.row_end, end)
+                after = coverage._replace(row_end=end if end < meta.next_row else _ALL_ROWS)
+            else:
+                return None
+            # One row is taken whatever it weighs.
+            changes = _bounded(wanted, index.step_bytes)
+            if changes is not None:
+                break
+            limit = max(1, limit // 4)
         batch = index.prepare(txn, changes)
         return Step(index, coverage, after, batch, window.change_count)
 
@@ -398,3 +412,24 @@ class Indexes:
                 self._taken[step.index.name] += step.change_count
                 if step.after.is_built:
                     self._unbuilt.discard(step.index.name)
+
+
+def _bounded(changes: Iterable[RowChange], max_bytes: int) -> list[RowChange] | None:
+    """Give changes, or None if they weigh too much and are more than one."""
+    taken: list[RowChange] = []
+    size = 0
+    for change in changes:
+        taken.append(change)
+        size += sum(
+            len(value)
+            for value in (
+                change.old_metadata,
+                change.new_metadata,
+                change.old_document,
+                change.new_document,
+            )
+            if value is not None
+        )
+        if size > max_bytes and len(taken) > 1:
+            return None
+    return taken

@@ -22,6 +22,7 @@ from shoal_worker.indexes import Indexes
 from shoal_worker.rows import BitMap, rows_of
 from shoal_worker.sealed import DamagedIndexError
 from shoal_worker.store import Meta, Store
+from shoal_worker.text_index import Bounds
 
 __all__ = ["Selected", "Selection", "Source", "select"]
 
@@ -116,20 +117,41 @@ def select(
     """
     examiner = _Examiner(source, selection, check)
     certain, uncertain = _candidates(source, selection)
+    unread = BitMap()
+    if selection.where_document is not None:
+        bounds = _document_bounds(source, selection.where_document, certain | uncertain)
+        uncertain &= bounds.maybe
+        unread = (certain & bounds.maybe) - bounds.surely
+        certain &= bounds.surely
+    if selection.id_prefix:
+        unread |= certain
+        certain = BitMap()
+    looked_at = uncertain | unread
     certain.remove_range(0, first_row)
-    uncertain.remove_range(0, first_row)
-    if limit == 0:
-        return Selected(BitMap(), 0)
-    if not examiner.must_see_all:
-        if limit is not None and len(certain) > limit:
+    looked_at.remove_range(0, first_row)
+    if limit is not None:
+        if limit == 0:
+            return Selected(BitMap(), 0)
+        if len(certain) > limit:
             # What lies beyond cannot be among the first.
-            end = certain[limit - 1] + 1
+            looked_at.remove_range(certain[limit - 1] + 1, 2**32)
             certain = certain[:limit]
-            uncertain.remove_range(end, 2**32)
-        passed = examiner.passing(uncertain, uncertain, limit)
-        rows = certain | passed
-        return Selected(rows[:limit] if limit is not None else rows, examiner.count)
-    return Selected(examiner.passing(certain | uncertain, uncertain, limit), examiner.count)
+    rows = certain | examiner.passing(looked_at, uncertain, limit)
+    return Selected(rows[:limit] if limit is not None else rows, examiner.count)
+
+
+def _document_bounds(source: Source, where: WhereDocument, rows: BitMap) -> Bounds:
+    """Give which rows surely match a filter on documents, and which may, among some."""
+    txn, indexes = source.txn, source.indexes
+    index = indexes.text
+    try:
+        uncovered = indexes.uncovered(txn, index, source.meta, remember=source.is_committed)
+        if uncovered is not None:
+            bounds = index.bounds(txn, where, rows)
+            return Bounds(bounds.surely - uncovered, bounds.maybe | uncovered)
+    except DamagedIndexError:
+        indexes.report_damage(index)
+    return Bounds(BitMap(), rows)
 
 
 def _candidates(source: Source, selection: Selection) -> tuple[BitMap, BitMap]:
@@ -184,11 +206,6 @@ class _Examiner:
             None if selection.where_document is None else compile_document(selection.where_document)
         )
         self.count = 0
-
-    @property
-    def must_see_all(self) -> bool:
-        """Whether no index alone can say that a row matches."""
-        return self._document is not None or bool(self._prefix)
 
     def passing(self, rows: BitMap, uncertain: BitMap, limit: int | None) -> BitMap:
         """Give the first `limit` of the rows that match.

@@ -154,6 +154,7 @@ class MetadataIndex:
     concerns: Final = METADATA_CHANGES
     reads: Final = METADATA_CHANGES
     step_rows: Final = 4096
+    step_bytes: Final = 16 * 1024 * 1024
 
     def __init__(self, databases: Mapping[str, Database]) -> None:
         self._fields = databases["metadata_fields"]
