@@ -181,7 +181,7 @@ def _products(
     """Give the dots of all queries with all vectors, shape ``(q, n)``, on this thread alone.
 
     OpenBLAS gives a larger product to all cores and waits for them: beside a builder that has one
-    of them a scan of 2,000 vectors took 110 ms instead of 0.2. It computes small products itself,
+    of them the p99 of searches was 137 ms, nearly all of it waiting for this product. It computes small products itself,
     so that a large one is made of many, of which numpy computes any number in one call.
     """
     dimension = vectors.shape[1]
