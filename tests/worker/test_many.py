@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shoal.internal.v1 import worker_service_pb2 as pb
+from shoal.server.rpc import context_for
 from shoal_worker.settings import WorkerSettings
 from tests.worker.single import SingleShard, answer_of, plain, started
 
@@ -76,4 +78,23 @@ async def test_calls_go_on_while_shards_are_closed_under_them(tmp_path: Path) ->
     await asyncio.gather(*(use(shards[turn % 4], turn) for turn in range(100)))
 
     assert [await shard.count() for shard in shards] == [25] * 4
+    await worker.close()
+
+
+async def test_describing_a_worker_opens_no_shard(tmp_path: Path) -> None:
+    worker = await started(tmp_path)
+    for count in (1, 2, 3):
+        shard = await SingleShard.create(worker)
+        await shard.add([f"r{i}" for i in range(count)], np.ones((count, 2)))
+    request = pb.DescribeWorkerRequest(with_shards=True)
+    open_answer = await worker.control_service.describe_worker(request, context_for(10))
+    await worker.close()
+    worker = await started(tmp_path)
+
+    answer = await worker.control_service.describe_worker(request, context_for(10))
+
+    assert sorted(s.record_count for s in answer.shards) == [1, 2, 3]
+    assert sorted(s.record_count for s in open_answer.shards) == [1, 2, 3]
+    assert all(s.sequence == 1 and s.disk_bytes > 4096 for s in answer.shards)
+    assert worker.held.open == []
     await worker.close()

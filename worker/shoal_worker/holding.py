@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -29,7 +30,7 @@ from shoal_worker.identity import (
     write_identity,
 )
 from shoal_worker.layout import DataDirectory, ShardFate
-from shoal_worker.loading import create_records
+from shoal_worker.loading import create_records, peek
 from shoal_worker.shard import Shard
 
 __all__ = ["HeldShards", "Holding"]
@@ -56,6 +57,7 @@ class Holding:
         self.lock = threading.Lock()  # held while it is opened, closed, changed or deleted
         self.shard: Shard | None = None  # replaced under the lock, read without
         self.is_gone = False
+        self.summary: Summary | None = None  # under the lock: as it was closed, or looked at
         self.user_count = 0  # guarded by the lock of HeldShards: calls that are about to use it
 
     @property
@@ -63,6 +65,29 @@ class Holding:
         """The shard, if it is open and sound."""
         shard = self.shard
         return shard if shard is not None and not shard.failed else None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is known of a shard, open or not.
+
+    Attributes:
+        record_count: Records.
+        fresh_count: Those that no graph holds yet; 0 for one that was not open in this process.
+        sequence: Of its last write.
+        disk_bytes: Bytes of its files.
+    """
+
+    record_count: int
+    fresh_count: int
+    sequence: int
+    disk_bytes: int
+
+
+def _summary_of(shard: Shard) -> Summary:
+    state = shard.newest
+    meta = state.meta
+    return Summary(meta.record_count, state.fresh.live_count, meta.sequence, shard.disk_bytes())
 
 
 class HeldShards:
@@ -197,6 +222,33 @@ class HeldShards:
         self._make_room()
         return shard
 
+    def summary(self, holding: Holding) -> Summary:
+        """Say what a shard holds, without opening one that is closed. Not for the event loop.
+
+        Raises:
+            DataLossError: If its records are gone or damaged.
+            StaleRouteError: If it was deleted meanwhile.
+        """
+        shard = holding.ready
+        if shard is not None:
+            return _summary_of(shard)
+        with holding.lock:
+            if holding.loss is not None:
+                raise holding.loss
+            if holding.is_gone or holding.identity is None:
+                raise StaleRouteError(f"shard {holding.shard_id} was deleted")
+            path = self._directory.shard_path(holding.shard_id)
+            if not path.is_dir():
+                raise self._gone(holding.shard_id)
+            if holding.shard is not None:
+                return _summary_of(holding.shard)
+            if holding.summary is None:
+                # What is closed does not change: it is looked at once.
+                meta = peek(path, holding.identity)
+                size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+                holding.summary = Summary(meta.record_count, 0, meta.sequence, size)
+            return holding.summary
+
     @contextlib.contextmanager
     def using(self, holding: Holding) -> Iterator[None]:
         """Keep a shard from being closed to make room."""
@@ -261,8 +313,11 @@ class HeldShards:
     def _close(self, holding: Holding) -> None:
         """With the holding's lock held."""
         shard, holding.shard = holding.shard, None
+        holding.summary = None
         if shard is not None:
             shard.close()
+            if not shard.failed and shard.directory.is_dir():
+                holding.summary = _summary_of(shard)
         with self._lock:
             self._open.pop(str(holding.shard_id), None)
 

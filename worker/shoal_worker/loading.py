@@ -20,7 +20,7 @@ from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal_worker import metrics
 from shoal_worker.checkpoints import newest_checkpoint
 from shoal_worker.derived import DERIVED_DATABASES, indexes_of
-from shoal_worker.environment import Environment, Transaction
+from shoal_worker.environment import INITIAL_MAP_BYTES, Environment, Transaction
 from shoal_worker.fresh import FreshWriter
 from shoal_worker.graph import Graph
 from shoal_worker.identity import Configuration
@@ -30,7 +30,7 @@ from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.state import State
 from shoal_worker.store import DATABASES, FORMAT, Meta, Store
 
-__all__ = ["Loaded", "create_records", "data_loss", "load"]
+__all__ = ["Loaded", "create_records", "data_loss", "load", "peek"]
 
 _logger: Final = structlog.get_logger(__name__)
 
@@ -90,19 +90,10 @@ class Loaded:
     state: State
 
 
-def load(
-    directory: Path, identity: ShardIdentity, configuration: Configuration, initial_map_bytes: int
-) -> Loaded:
-    """Open a shard.
-
-    Raises:
-        DataLossError: If its records are missing, damaged, or not this shard's.
-        FailedPreconditionError: If they are of a newer format.
-    """
+def _opened(directory: Path, identity: ShardIdentity, initial_map_bytes: int) -> Environment:
     shard_id, collection_id = identity.shard_id, identity.entry.collection.id
-    discard_copy(directory)
     try:
-        environment = Environment(
+        return Environment(
             directory / RECORDS_FILE,
             DATABASES,
             create=False,
@@ -114,6 +105,38 @@ def load(
     except lmdb.Error as error:
         what = f"its records cannot be opened: {error}"
         raise data_loss(shard_id, collection_id, what) from error
+
+
+def peek(directory: Path, identity: ShardIdentity) -> Meta:
+    """Read what a shard that is not open knows about itself, and nothing else of it.
+
+    Raises:
+        DataLossError: If its records are missing, damaged, or not this shard's.
+    """
+    environment = _opened(directory, identity, INITIAL_MAP_BYTES)
+    try:
+        with environment.read() as txn:
+            meta = Store(environment).meta(txn)
+        _check(meta, identity)
+    except (DamagedValueError, lmdb.Error) as error:
+        raise data_loss(identity.shard_id, identity.entry.collection.id, str(error)) from error
+    finally:
+        environment.close()
+    return meta
+
+
+def load(
+    directory: Path, identity: ShardIdentity, configuration: Configuration, initial_map_bytes: int
+) -> Loaded:
+    """Open a shard.
+
+    Raises:
+        DataLossError: If its records are missing, damaged, or not this shard's.
+        FailedPreconditionError: If they are of a newer format.
+    """
+    shard_id, collection_id = identity.shard_id, identity.entry.collection.id
+    discard_copy(directory)
+    environment = _opened(directory, identity, initial_map_bytes)
     try:
         store = Store(environment)
         with environment.read() as txn:

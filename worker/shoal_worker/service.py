@@ -10,7 +10,6 @@ from uuid import UUID
 
 from shoal.errors import InvalidArgumentError, ShoalError
 from shoal.internal.v1 import worker_service_pb2 as pb
-from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal.server.rpc import CallContext
 from shoal.v1.record_service_pb2 import SearchMethod, ShardPlan
 from shoal.wire.vectors import decode_vectors
@@ -33,6 +32,7 @@ from shoal_worker.text_messages import decode_weights, encode_ranked
 from shoal_worker.text_ranking import Scans, rank
 
 if TYPE_CHECKING:
+    from shoal_worker.holding import Holding
     from shoal_worker.worker import Worker
 
 __all__ = ["ShardControlService", "ShardDataService"]
@@ -301,38 +301,29 @@ class ShardControlService:
         if request.with_shards:
             for holding in self._worker.held.all():
                 context.check()
-                response.shards.append(await self._describe(holding.identity, holding.loss))
+                response.shards.append(await self._describe(holding))
         return response
 
-    async def _describe(
-        self, identity: ShardIdentity | None, loss: ShoalError | None
-    ) -> pb.ShardDescription:
+    async def _describe(self, holding: Holding) -> pb.ShardDescription:
+        identity, loss = holding.identity, holding.loss
         if identity is None:
             assert loss is not None
             return pb.ShardDescription(
                 shard_id=loss.metadata.get("shard_id", ""), error=encode_error(loss)
             )
-        reference = pb.ShardReference(
-            collection_id=identity.entry.collection.id,
+        description = pb.ShardDescription(
             shard_id=identity.shard_id,
+            collection_id=identity.entry.collection.id,
             epoch=identity.epoch,
         )
-        description = pb.ShardDescription(
-            shard_id=reference.shard_id,
-            collection_id=reference.collection_id,
-            epoch=reference.epoch,
-        )
-
-        def describe(shard: Shard) -> pb.ShardDescription:
-            state = shard.newest
-            description.record_count = state.meta.record_count
-            description.fresh_count = state.fresh.live_count
-            description.sequence = state.meta.sequence
-            description.disk_bytes = shard.disk_bytes()
-            return description
 
         try:
-            return await self._worker.read(reference, describe, lambda _: False)
+            summary = await self._worker.off_loop(lambda: self._worker.held.summary(holding))
+            description.record_count = summary.record_count
+            description.fresh_count = summary.fresh_count
+            description.sequence = summary.sequence
+            description.disk_bytes = summary.disk_bytes
+            return description
         except ShoalError as error:
             description.error.CopyFrom(encode_error(error))
             return description
