@@ -181,8 +181,8 @@ def _products(
     """Give the dots of all queries with all vectors, shape ``(q, n)``, on this thread alone.
 
     OpenBLAS gives a larger product to all cores and waits for them: beside a builder that has one
-    of them the p99 of searches was 137 ms, nearly all of it waiting for this product. It computes small products itself,
-    so that a large one is made of many, of which numpy computes any number in one call.
+    of them the p99 of searches was 137 ms, nearly all of it waiting for this product. It computes
+    small ones by itself, so that a large one is made of many, which numpy computes in one call.
     """
     dimension = vectors.shape[1]
     if len(queries) == 1:
