@@ -40,6 +40,11 @@ _OVERFETCH_SHARE: Final = 0.5
 """Candidates beyond the limit that are ranked exactly, because the graph's order is that of a
 coarser number type: half as many again."""
 
+_FILTERED_OVERFETCH: Final = 3
+"""Matches that the graph is to find under a filter, for each that is wanted. Of the candidates it
+is asked for, the last are found less surely than the first, and under a filter an answer reaches
+down to them: with 1.6 recall@10 was 0.97 at a tenth of 20,000 records, with 3 it is above 0.99."""
+
 _REFILL_FACTOR: Final = 4
 """How much wider the graph is searched at once when too few candidates were left."""
 
@@ -219,6 +224,8 @@ class _Searcher:
     @property
     def _wanted(self) -> int:
         """Candidates that are to be ranked, so that the limit is surely among them."""
+        if self._rows is not None:
+            return self._limit * _FILTERED_OVERFETCH
         return self._limit + max(_OVERFETCH_LEAST, int(self._limit * _OVERFETCH_SHARE))
 
     def _share(self, graph: Graph) -> float:
