@@ -29,7 +29,8 @@ _SLACK: Final = 1e-12
 
 _WORK_NUMBERS: Final = 64 * 1024
 """Numbers in double precision that `exact_of_each` works on at a time: half a megabyte, which stays
-in a core's cache. All 64 x 16 pairs of a batch at once took 93 us a query, in such parts 3 us."""
+in a core's cache. All 64 x 16 pairs of a batch at once took 93 us a query; the
+steps on such a part, 3."""
 
 _ALONE_TERMS: Final = 256 * 1024
 """Multiplications of a matrix product up to which OpenBLAS computes it on the thread that asks
