@@ -162,8 +162,7 @@ def _plan(
                 "fresh_count": plan.fresh_count,
                 "candidate_count": plan.candidate_count
                 + (before["candidate_count"] if before else 0),
-                "examined_count": plan.examined_count
-                + (before["examined_count"] if before else 0),
+                "examined_count": plan.examined_count + (before["examined_count"] if before else 0),
                 "seconds": plan.seconds + (before["seconds"] if before else 0.0),
                 "filter_seconds": plan.filter_seconds
                 + (before["filter_seconds"] if before else 0.0),
