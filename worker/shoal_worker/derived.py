@@ -11,6 +11,7 @@ from typing import Final
 from shoal_worker.environment import Environment
 from shoal_worker.indexes import COVERAGE_DATABASE, Indexes
 from shoal_worker.journal import JOURNAL_DATABASES, Journal
+from shoal_worker.keys_index import KeysIndex
 from shoal_worker.metadata_index import MetadataIndex
 from shoal_worker.store import Store
 from shoal_worker.text_index import TextIndex
@@ -22,6 +23,7 @@ DERIVED_DATABASES: Final = (
     *JOURNAL_DATABASES,
     *MetadataIndex.databases,
     *TextIndex.databases,
+    *KeysIndex.databases,
 )
 """Databases of a shard's environment that can be made again from the others."""
 
@@ -30,5 +32,5 @@ def indexes_of(environment: Environment, store: Store) -> Indexes:
     """Give the indexes of a shard."""
     metadata = MetadataIndex(environment.databases)
     text = TextIndex(environment.databases)
-    journal = Journal(environment, store)
-    return Indexes(environment, store, journal, metadata, text, (metadata, text))
+    keys = KeysIndex(environment.databases, store)
+    return Indexes(environment, store, Journal(environment, store), metadata, text, keys)

@@ -26,12 +26,14 @@ A checkpoint is one file: magic, length and checksum of the header, the header
 
 from __future__ import annotations
 
+import functools
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,7 @@ from usearch.index import Index
 
 from shoal.internal.v1.storage_pb2 import CheckpointHeader
 from shoal_worker.distances import Space, norms
+from shoal_worker.stored import Stored, stored_vectors
 
 __all__ = [
     "DamagedCheckpointError",
@@ -254,6 +257,14 @@ def _verified(
     return header, graph
 
 
+_MATRIX_TYPES: Final[Mapping[Quantization, np.dtype[Any]]] = {
+    Quantization.BF16: np.dtype("<u2"),
+    Quantization.F16: np.dtype("<f2"),
+    Quantization.F32: np.dtype("<f4"),
+}
+"""Of the vectors in a checkpoint. i8 scales them in a way of its own."""
+
+
 class Walked(NamedTuple):
     """What a graph found.
 
@@ -313,6 +324,26 @@ class Graph:
             asked, count, False, threads, None, ScalarKind.F32
         )
         return Walked(keys, counts)
+
+    @property
+    def quantization(self) -> Quantization:
+        """The number type of its vectors."""
+        return self._fit.quantization
+
+    @property
+    def has_stored(self) -> bool:
+        """Whether the number type is one whose vectors `stored` may give."""
+        return self._fit.quantization in _MATRIX_TYPES
+
+    @functools.cached_property
+    def stored(self) -> Stored | None:
+        """The vectors as they lie in the checkpoint; None if they are not found there."""
+        kind = _MATRIX_TYPES.get(self._fit.quantization)
+        if kind is None:
+            return None
+        return stored_vectors(
+            self._content, kind, self._index.ndim, self.vector_count, self.last_key
+        )
 
     def set_ef_search(self, ef: int) -> None:
         """Change how many candidates a search considers."""

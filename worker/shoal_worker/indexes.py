@@ -31,6 +31,7 @@ from shoal_worker.sealed import DamagedIndexError, seal, unseal_derived
 from shoal_worker.store import Meta, Store
 
 if TYPE_CHECKING:
+    from shoal_worker.keys_index import KeysIndex
     from shoal_worker.metadata_index import MetadataIndex
     from shoal_worker.text_index import TextIndex
 
@@ -140,9 +141,10 @@ class Indexes:
         environment: The shard's.
         store: Its schema.
         journal: What changed.
-        metadata: The index that filters on metadata ask; one of them all.
-        text: The index that filters on documents ask; one of them all.
-        indexes: In the order in which they are kept up.
+        metadata: The index that filters on metadata ask.
+        text: The index that filters on documents ask.
+        keys: The index that exact scans ask.
+        others: Further ones.
     """
 
     def __init__(
@@ -152,7 +154,8 @@ class Indexes:
         journal: Journal,
         metadata: MetadataIndex,
         text: TextIndex,
-        indexes: Sequence[DerivedIndex],
+        keys: KeysIndex,
+        others: Sequence[DerivedIndex] = (),
     ) -> None:
         self._databases: Mapping[str, Database] = environment.databases
         self._coverage_db = environment.databases[COVERAGE_DATABASE]
@@ -160,12 +163,13 @@ class Indexes:
         self.journal = journal
         self.metadata = metadata
         self.text = text
-        self.all = tuple(indexes)
+        self.keys = keys
+        self.all: tuple[DerivedIndex, ...] = (metadata, text, keys, *others)
         self._lock = threading.Lock()
         self._noted = (
             0  # guarded by _lock: changes since the shard was opened, and the backlog then
         )
-        self._taken = {index.name: 0 for index in indexes}  # guarded by _lock
+        self._taken = {index.name: 0 for index in self.all}  # guarded by _lock
         self._uncovered: dict[tuple[str, Coverage, int], BitMap] = {}  # guarded by _lock
         self._damaged: set[str] = set()  # guarded by _lock: to be dropped
         self._unbuilt: set[str] = set()  # guarded by _lock: do not hold every row yet

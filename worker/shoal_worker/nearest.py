@@ -32,6 +32,12 @@ class Candidates(NamedTuple):
         """Give no candidates."""
         return Candidates(np.empty(0, np.float64), np.empty(0, np.uint32), np.empty(0, np.uint64))
 
+    def part(self, limit: int) -> Candidates:
+        """Give the `limit` nearest."""
+        if len(self.rows) <= limit:
+            return self
+        return Candidates(self.distances[:limit], self.rows[:limit], self.keys[:limit])
+
     def merged(self, other: Candidates, limit: int) -> Candidates:
         """Give the `limit` nearest of both; no row may be in both."""
         if not len(other.rows) and len(self.rows) <= limit:
@@ -124,6 +130,13 @@ class Nearest:
     ) -> None:
         """Take in exact distances."""
         self._found = self._found.merged(ranked(distances, rows, keys, self._limit), self._limit)
+
+    @property
+    def bound(self) -> float:
+        """What is farther is not among the nearest; ties at it are."""
+        if len(self._found.rows) < self._limit:
+            return np.inf
+        return float(self._found.distances[self._limit - 1])
 
     def candidates(self) -> Candidates:
         """Give what was found."""

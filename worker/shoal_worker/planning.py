@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["scan_us", "walk_us"]
+__all__ = ["coarse_us", "scan_us", "walk_us"]
 
 _WALK_US: Final = 0.2
 _WALK_NUMBER_US: Final = 0.001
@@ -34,6 +34,13 @@ _SCAN_MORE_NUMBER_US: Final = 0.001
 """A number of a vector, for each further query of a scan: what is read is read once."""
 
 
+_COARSE_US: Final = 250.0
+_COARSE_ROW_US: Final = 0.06
+_COARSE_NUMBER_US: Final = 0.0003
+"""A scan by coarse distances: the vectors that are read after all; a row; and a number, gathered
+from the graph's vectors and multiplied."""
+
+
 def walk_us(candidates: float, matching_share: float, dimension: int, query_count: int) -> float:
     """Estimate a walk through the graph.
 
@@ -46,6 +53,11 @@ def walk_us(candidates: float, matching_share: float, dimension: int, query_coun
     walked = _WALK_US + _WALK_NUMBER_US * dimension + _WALK_SQUARE_US * candidates
     ranked = _LOOK_US + matching_share * _RANK_NUMBER_US * dimension
     return query_count * candidates * (walked + ranked)
+
+
+def coarse_us(rows: float, dimension: int, query_count: int) -> float:
+    """Estimate an exact scan that reads only what coarse distances leave."""
+    return query_count * (_COARSE_US + rows * (_COARSE_ROW_US + _COARSE_NUMBER_US * dimension))
 
 
 def scan_us(rows: float, dimension: int, query_count: int) -> float:

@@ -9,6 +9,7 @@ software library".)
 from __future__ import annotations
 
 from array import array
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,18 @@ from pyroaring import BitMap
 __all__ = ["BitMap", "bitmap_of", "rows_of"]
 
 
-def bitmap_of(rows: npt.NDArray[np.unsignedinteger]) -> BitMap:
+_MANY: Final = 1024
+_SPREAD: Final = 64
+"""Of rows that lie in a range this many times their number, marking costs less than sorting."""
+
+
+def bitmap_of(rows: npt.NDArray[np.integer]) -> BitMap:
     """Give the set of an array of rows, in any order."""
+    if len(rows) > _MANY and int(rows.max()) < _SPREAD * len(rows):
+        # In order they are taken in ten times as fast; so many are ordered by marking them.
+        marks = np.zeros(int(rows.max()) + 1, np.bool_)
+        marks[rows] = True
+        rows = np.flatnonzero(marks)
     # From an array.array it is made by one call in C; from a numpy array number by number.
     return BitMap(array("I", rows.astype(np.uint32, copy=False).tobytes()))
 

@@ -27,9 +27,9 @@ from shoal_worker.distances import Queries, Space, exact, exact_of_each
 from shoal_worker.graph import Graph, Walked
 from shoal_worker.matching import Selection, select
 from shoal_worker.nearest import Candidates, ranked, ranked_of_each
-from shoal_worker.planning import scan_us, walk_us
+from shoal_worker.planning import coarse_us, scan_us, walk_us
 from shoal_worker.rows import BitMap, rows_of
-from shoal_worker.scanning import scan
+from shoal_worker.scanning import scan, scan_coarsely
 from shoal_worker.state import Pinned
 from shoal_worker.store import VectorBatch
 
@@ -213,6 +213,11 @@ class _Searcher:
         found = self._walk(graph, first_count, beside)
         return Method.GRAPH, found
 
+    @property
+    def _kept(self) -> int:
+        """Candidates of the graph that are kept of each query."""
+        return self._limit if self._rows is None else 2 * self._limit
+
     def _fresh(self) -> list[Candidates]:
         self.candidate_count += self._state.fresh.live_count * len(self._queries.single)
         rows = None if self._rows is None else rows_of(self._rows)
@@ -234,9 +239,14 @@ class _Searcher:
         share = self._state.graph_live_count / graph.vector_count
         return share * self._matching_count / self._state.meta.record_count
 
-    def _scan_us(self) -> float:
+    def _scan_us(self, query_count: int | None = None) -> float:
+        count = len(self._queries.single) if query_count is None else query_count
         dimension = self._state.meta.dimension
-        return scan_us(self._matching_count, dimension, len(self._queries.single))
+        read = scan_us(self._matching_count, dimension, count)
+        graph = self._state.graph
+        if graph is None or not graph.has_stored:
+            return read
+        return min(read, coarse_us(self._matching_count, dimension, count))
 
     def _walk_us(self, graph: Graph, count: int, query_count: int) -> float:
         return walk_us(count, self._share(graph), self._state.meta.dimension, query_count)
@@ -248,29 +258,51 @@ class _Searcher:
 
     def _walk(self, graph: Graph, count: int, beside: list[Candidates] | None) -> list[Candidates]:
         found: list[Candidates] = [Candidates.none()] * len(self._queries.single)
+        scanned: set[int] = set()
         pending = np.arange(len(found))
+        enough = self._enough(graph)
         while pending.size:
             self._sought.check()
             for i, candidates in zip(
                 pending.tolist(), self._ask(graph, pending, count), strict=True
             ):
                 found[i] = candidates
-                if beside is not None:
-                    found[i] = candidates.merged(beside[i], self._limit)
-            pending = pending[[len(found[i].rows) < self._limit for i in pending.tolist()]]
+            pending = pending[
+                [
+                    len(found[i].rows) < max(enough, self._limit - len(beside[i].rows))
+                    if beside is not None
+                    else len(found[i].rows) < max(enough, self._limit)
+                    for i in pending.tolist()
+                ]
+            ]
             count *= _REFILL_FACTOR
             if pending.size and not self._is_worth(graph, count, int(pending.size)):
                 for i, candidates in zip(pending.tolist(), self._scan(pending), strict=True):
                     found[i] = candidates
+                scanned.update(pending.tolist())
                 break
-        return found
+        return [
+            candidates.part(self._limit)
+            if beside is None or i in scanned
+            else candidates.merged(beside[i], self._limit)
+            for i, candidates in enumerate(found)
+        ]
 
     def _is_worth(self, graph: Graph, count: int, query_count: int) -> bool:
         """Whether to walk once more, farther, rather than scan what matches."""
         if count >= graph.vector_count:
             return False
-        scanned = scan_us(self._matching_count, self._state.meta.dimension, query_count)
-        return self._walk_us(graph, count, query_count) < _REFILL_SHARE * scanned
+        return self._walk_us(graph, count, query_count) < _REFILL_SHARE * self._scan_us(query_count)
+
+    def _enough(self, graph: Graph) -> int:
+        """How many candidates the graph must find, so that it need not be asked again.
+
+        Under a filter more than the limit: where matches begin so far away that only the last
+        candidates match, those are found less surely, and others that are nearer are missed.
+        """
+        if self._rows is None:
+            return self._limit
+        return max(1, min(self._kept, int(self._share(graph) * graph.vector_count)))
 
     def _ask(self, graph: Graph, which: npt.NDArray[np.intp], count: int) -> list[Candidates]:
         """Ask the graph, and rank what is current and matches."""
@@ -368,7 +400,7 @@ class _Searcher:
         for i, query in enumerate(which.tolist()):
             part = slice(bounds[i], bounds[i + 1])
             distances = exact(self._space, self._queries.double[query], batch.vectors[part])
-            found.append(ranked(distances, batch.rows[part], batch.keys[part], self._limit))
+            found.append(ranked(distances, batch.rows[part], batch.keys[part], self._kept))
         return found
 
     # Exact scans of the stored vectors.
@@ -378,6 +410,9 @@ class _Searcher:
         if rows is None:
             rows = select(self._pinned.source, Selection(), check=self._sought.check).rows
         self.candidate_count += len(rows) * which.size
+        coarse = self._scan_coarsely(which, rows)
+        if coarse is not None:
+            return coarse
         return scan(
             self._pinned.txn,
             self._pinned.store,
@@ -386,5 +421,26 @@ class _Searcher:
             rows_of(rows),
             self._state.meta.dimension,
             self._limit,
+            self._sought.check,
+        )
+
+    def _scan_coarsely(self, which: npt.NDArray[np.intp], rows: BitMap) -> list[Candidates] | None:
+        """Scan by coarse distances, if that is possible and cheaper."""
+        graph, dimension = self._state.graph, self._state.meta.dimension
+        if graph is None or not graph.has_stored:
+            return None
+        if scan_us(len(rows), dimension, which.size) < coarse_us(len(rows), dimension, which.size):
+            return None
+        stored = graph.stored
+        if stored is None:
+            return None
+        return scan_coarsely(
+            self._pinned.source,
+            self._space,
+            self._queries.part(which),
+            rows_of(rows),
+            self._limit,
+            stored,
+            graph.quantization,
             self._sought.check,
         )
