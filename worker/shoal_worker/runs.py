@@ -30,8 +30,9 @@ Entries: TypeAlias = "npt.NDArray[np.bytes_]"
 _ENTRY_BYTES: Final = 16
 _ENTRY: Final = np.dtype("S16")
 
-CAPACITY: Final = 252
-"""Entries of a block: with its checksum it fits into one page of LMDB."""
+CAPACITY: Final = 508
+"""Entries of a block: with its checksum it fits into two pages of LMDB. Half of that doubles what a
+range costs beside its rows, twice that doubles what one changed number writes."""
 
 _FILL: Final = CAPACITY * 3 // 4
 """Entries of the blocks that a full one is split into, so that they do not split again at once."""
