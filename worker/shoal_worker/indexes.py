@@ -91,6 +91,7 @@ class DerivedIndex(Protocol):
         databases: Its databases' names, which nothing else uses.
         concerns: Bits of change (`journal`) that concern it; new and deleted rows always do.
         reads: Which values `prepare` is given: METADATA_CHANGES, DOCUMENT_CHANGES or both.
+        concerns_bare_rows: Whether it is given new records that have none of these values.
         step_rows: Rows that a step takes in at most, so that its transaction stays short.
         step_bytes: Bytes of values that a step is given at most, but for one row.
     """
@@ -105,6 +106,8 @@ class DerivedIndex(Protocol):
     def concerns(self) -> int: ...
     @property
     def reads(self) -> int: ...
+    @property
+    def concerns_bare_rows(self) -> bool: ...
     @property
     def step_rows(self) -> int: ...
     @property
@@ -351,6 +354,11 @@ class Indexes:
                 continue
             change = RowChange(row, not bits & IS_NEW, not bits & DELETED)
             if not change.was_there and not change.is_there:
+                continue
+            if not change.was_there and not bits & index.reads:
+                # A new record without such a value: there is nothing to read.
+                if index.concerns_bare_rows:
+                    yield change
                 continue
             if change.was_there:
                 change.old_metadata, change.old_document = self._values(txn, index, row, first)

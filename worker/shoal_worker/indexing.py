@@ -32,8 +32,15 @@ _logger: Final = structlog.get_logger(__name__)
 GATHER_S: Final = 0.1
 """How long changes are gathered, unless there are many of them."""
 
-GATHER_ROWS: Final = 2048
+GATHER_ROWS: Final = 4096
 """Changes at which gathering ends: examining more of them directly would show in searches."""
+
+REST_SHARE: Final = 2.0
+"""Of the time of a step, how long a shard that is being written to is left alone after it: the
+interpreter is the writers' meanwhile."""
+
+HURRY_RATIO: Final = 0.25
+"""Of the bound of the backlog, from where on there is no rest."""
 
 _WRITE_TIMEOUT_S: Final = 600.0
 _RETRY_S: Final = 5.0
@@ -45,6 +52,7 @@ class Indexing:
     def __init__(self) -> None:
         self._wake = threading.Condition()
         self._waiting: dict[str, tuple[Shard, float]] = {}  # guarded by _wake: due when
+        self._rests_until: dict[str, float] = {}  # guarded by _wake; by shard ID
         self._paused = False  # guarded by _wake
         self._is_closing = False  # guarded by _wake
         self._thread = threading.Thread(target=self._run, name="shoal-indexing", daemon=True)
@@ -56,18 +64,25 @@ class Indexing:
     def consider(self, shard: Shard) -> None:
         """Have a shard's indexes kept up if they lag. Called after each change; costs next to
         nothing."""
+        self._consider(shard, rest_s=0.0)
+
+    def _consider(self, shard: Shard, rest_s: float) -> None:
         if shard.failed or not shard.indexes.lag:
             return
         with self._wake:
             if self._is_closing:
                 return
             known = self._waiting.get(shard.shard_id)
-            due_at = time.monotonic() + GATHER_S
+            now = time.monotonic()
+            rests_until = self._rests_until.get(shard.shard_id, 0.0)
+            if rest_s:
+                rests_until = self._rests_until[shard.shard_id] = now + rest_s
+            due_at = now + GATHER_S
             if known is not None and known[0] is shard:
                 due_at = known[1]
             if shard.indexes.backlog >= GATHER_ROWS:
                 due_at = 0.0
-            self._waiting[shard.shard_id] = (shard, due_at)
+            self._waiting[shard.shard_id] = (shard, max(due_at, rests_until))
             self._wake.notify()
 
     def pause(self) -> None:
@@ -92,6 +107,7 @@ class Indexing:
 
     def _run(self) -> None:
         while (shard := self._next()) is not None:
+            began, sequence = time.monotonic(), shard.newest.meta.sequence
             try:
                 advance(shard)
             except EnvironmentClosedError:
@@ -103,7 +119,11 @@ class Indexing:
                 self._pause()
             except FutureTimeoutError:
                 _logger.warning("index_step_timed_out", shard_id=shard.shard_id)
-            self.consider(shard)
+            has_writers = shard.newest.meta.sequence != sequence
+            rest_s = REST_SHARE * (time.monotonic() - began)
+            self._consider(
+                shard, rest_s if has_writers and shard.backlog_ratio < HURRY_RATIO else 0.0
+            )
 
     def _next(self) -> Shard | None:
         with self._wake:
@@ -114,6 +134,7 @@ class Indexing:
                     default=(float("inf"), ""),
                 )
                 if due <= now and not self._paused:
+                    self._rests_until.pop(shard_id, None)
                     return self._waiting.pop(shard_id)[0]
                 self._wake.wait(None if due == float("inf") or self._paused else due - now)
             return None

@@ -37,6 +37,7 @@ class KeysIndex:
     databases: Final = ("row_keys",)
     concerns: Final = VECTOR_CHANGES
     reads: Final = 0
+    concerns_bare_rows: Final = True
     step_rows: Final = 8192
     step_bytes: Final = 1024 * 1024
 
@@ -57,8 +58,7 @@ class KeysIndex:
         for block in sorted(blocks):
             keys = self._block(txn, block).copy()
             for row in blocks[block]:
-                record = self._store.record(txn, row)
-                keys[row & (_ROWS - 1)] = 0 if record is None else record.key
+                keys[row & (_ROWS - 1)] = self._store.key_of(txn, row)
             name = row_key(block)
             puts.append((name, seal(keys.tobytes(), _place(name))))
         return Batch(puts=[(self._keys, puts)])

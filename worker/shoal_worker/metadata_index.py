@@ -153,6 +153,7 @@ class MetadataIndex:
     databases: Final = ("metadata_fields", "metadata_terms", "metadata_numbers")
     concerns: Final = METADATA_CHANGES
     reads: Final = METADATA_CHANGES
+    concerns_bare_rows: Final = True
     step_rows: Final = 4096
     step_bytes: Final = 16 * 1024 * 1024
 

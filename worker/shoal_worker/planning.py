@@ -37,8 +37,9 @@ _SCAN_MORE_NUMBER_US: Final = 0.001
 _COARSE_US: Final = 250.0
 _COARSE_ROW_US: Final = 0.06
 _COARSE_NUMBER_US: Final = 0.0003
-"""A scan by coarse distances: the vectors that are read after all; a row; and a number, gathered
-from the graph's vectors and multiplied."""
+_PASSED_NUMBER_US: Final = 0.00008
+"""A scan by coarse distances: the vectors that are read after all; a row; a number that is gathered
+from the graph's vectors and multiplied, and one that is passed over in order."""
 
 
 def walk_us(candidates: float, matching_share: float, dimension: int, query_count: int) -> float:
@@ -55,9 +56,18 @@ def walk_us(candidates: float, matching_share: float, dimension: int, query_coun
     return query_count * candidates * (walked + ranked)
 
 
-def coarse_us(rows: float, dimension: int, query_count: int) -> float:
-    """Estimate an exact scan that reads only what coarse distances leave."""
-    return query_count * (_COARSE_US + rows * (_COARSE_ROW_US + _COARSE_NUMBER_US * dimension))
+def coarse_us(rows: float, stored_count: float, dimension: int, query_count: int) -> float:
+    """Estimate an exact scan that reads only what coarse distances leave.
+
+    Args:
+        rows: Rows that are scanned.
+        stored_count: Vectors of the graph; they are all passed over if that costs less.
+        dimension: Numbers in a vector.
+        query_count: Queries.
+    """
+    gathered = rows * (_COARSE_ROW_US + _COARSE_NUMBER_US * dimension)
+    in_order = stored_count * _PASSED_NUMBER_US * dimension + rows * _COARSE_ROW_US
+    return query_count * (_COARSE_US + min(gathered, in_order))
 
 
 def scan_us(rows: float, dimension: int, query_count: int) -> float:

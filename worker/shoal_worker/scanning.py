@@ -25,7 +25,7 @@ from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.store import Store, VectorBatch
 from shoal_worker.stored import Stored
 
-__all__ = ["scan", "scan_coarsely", "vectors_of_rows"]
+__all__ = ["current_keys", "scan", "scan_coarsely", "vectors_of_rows"]
 
 _COARSE_ROWS: Final = 16384
 """Vectors whose coarse distances are computed at once: half a millisecond at 384 dimensions."""
@@ -100,7 +100,7 @@ def scan_coarsely(
         None if the index of keys cannot be used.
     """
     txn, store, dimension = source.txn, source.store, source.meta.dimension
-    keys = _current_keys(source, rows)
+    keys = current_keys(source, rows)
     if keys is None:
         return None
     places = np.searchsorted(stored.keys, keys)
@@ -128,8 +128,8 @@ def scan_coarsely(
     return [n.candidates() for n in nearest]
 
 
-def _current_keys(source: Source, rows: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64] | None:
-    """Give the keys of rows; None if the index of keys cannot be used."""
+def current_keys(source: Source, rows: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64] | None:
+    """Give the keys of rows that have records; None if the index of keys cannot be used."""
     indexes, index = source.indexes, source.indexes.keys
     try:
         uncovered = indexes.uncovered(source.txn, index, source.meta, remember=source.is_committed)

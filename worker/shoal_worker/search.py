@@ -29,9 +29,8 @@ from shoal_worker.matching import Selection, select
 from shoal_worker.nearest import Candidates, ranked, ranked_of_each
 from shoal_worker.planning import coarse_us, scan_us, walk_us
 from shoal_worker.rows import BitMap, rows_of
-from shoal_worker.scanning import scan, scan_coarsely
+from shoal_worker.scanning import current_keys, scan, scan_coarsely
 from shoal_worker.state import Pinned
-from shoal_worker.store import VectorBatch
 
 __all__ = ["Matches", "Method", "Search", "search"]
 
@@ -246,7 +245,8 @@ class _Searcher:
         graph = self._state.graph
         if graph is None or not graph.has_stored:
             return read
-        return min(read, coarse_us(self._matching_count, dimension, count))
+        coarse = coarse_us(self._matching_count, graph.vector_count, dimension, count)
+        return min(read, coarse)
 
     def _walk_us(self, graph: Graph, count: int, query_count: int) -> float:
         return walk_us(count, self._share(graph), self._state.meta.dimension, query_count)
@@ -354,13 +354,10 @@ class _Searcher:
         if int(counts.min()) < shape[1]:
             is_candidate = (np.arange(shape[1]) < counts[:, None]).ravel()
             flat = flat[is_candidate]
-        batch, positions = self._pinned.store.vectors_of(
-            self._pinned.txn, flat.tolist(), dimension, self._rows
-        )
         if self._rows is not None:
             places = np.arange(keys.size) if is_candidate is None else np.flatnonzero(is_candidate)
-            places = places if positions is None else places[positions]
-            return self._rank_few(which, batch, places // shape[1])
+            return self._rank_few(which, flat, places // shape[1])
+        batch, positions = self._pinned.store.vectors_of(self._pinned.txn, flat.tolist(), dimension)
         rows, vectors = batch.rows, batch.vectors
         if is_candidate is not None or positions is not None:
             # Spread out again, so that every query has as many places.
@@ -384,16 +381,39 @@ class _Searcher:
             distances[~is_candidate.reshape(shape)] = np.inf
         return ranked_of_each(distances, rows.reshape(shape), keys, self._limit)
 
+    @functools.cached_property
+    def _matching_keys(self) -> npt.NDArray[np.uint64] | None:
+        """The keys of the rows that match, ascending; None if the index of keys is of no use."""
+        if self._rows is None:
+            return None
+        keys = current_keys(self._pinned.source, rows_of(self._rows))
+        return None if keys is None else np.sort(keys)
+
     def _rank_few(
-        self, which: npt.NDArray[np.intp], batch: VectorBatch, owners: npt.NDArray[np.intp]
+        self,
+        which: npt.NDArray[np.intp],
+        keys: npt.NDArray[np.uint64],
+        owners: npt.NDArray[np.intp],
     ) -> list[Candidates]:
-        """Rank what is left of each query's candidates after a filter, in no more room than that.
+        """Rank what a filter leaves of each query's candidates, in no more room than that.
 
         Args:
             which: The queries.
-            batch: Candidates that match, query by query.
+            keys: Candidates, query by query.
             owners: For each its query, as a place in `which`, ascending.
         """
+        among = self._rows
+        if self._matching_keys is not None:
+            # What does not match, or is not current, need not even be read.
+            places = np.searchsorted(self._matching_keys, keys)
+            places[places == len(self._matching_keys)] = 0
+            matching = self._matching_keys[places] == keys
+            keys, owners, among = keys[matching], owners[matching], None
+        batch, positions = self._pinned.store.vectors_of(
+            self._pinned.txn, keys.tolist(), self._state.meta.dimension, among
+        )
+        if positions is not None:
+            owners = owners[positions]
         self.candidate_count += len(owners)
         bounds = np.searchsorted(owners, np.arange(which.size + 1)).tolist()
         found = []
@@ -429,7 +449,8 @@ class _Searcher:
         graph, dimension = self._state.graph, self._state.meta.dimension
         if graph is None or not graph.has_stored:
             return None
-        if scan_us(len(rows), dimension, which.size) < coarse_us(len(rows), dimension, which.size):
+        coarse = coarse_us(len(rows), graph.vector_count, dimension, which.size)
+        if scan_us(len(rows), dimension, which.size) < coarse:
             return None
         stored = graph.stored
         if stored is None:

@@ -75,6 +75,7 @@ _RECORD_FORMAT: Final = 1
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 _ROW_IN_VECTOR: Final = struct.Struct("<I")
+_SEAL: Final = struct.Struct("<I")
 _ROW_AND_SEAL: Final = struct.Struct("<II")
 
 row_key = _U32.pack
@@ -223,6 +224,23 @@ class Store:
     def has_row(self, txn: Transaction, row: int) -> bool:
         """Whether a row has a record."""
         return txn.get(_U32.pack(row), db=self.records) is not None
+
+    def key_of(self, txn: Transaction, row: int) -> int:
+        """Read the key of a row's vector, and nothing else; 0 if the row has no record."""
+        value = txn.get(_U32.pack(row), db=self.records)
+        if value is None:
+            return 0
+        end = len(value) - SEAL_BYTES
+        if xxhash.xxh3_64_intdigest(value[:end], row) & 0xFFFFFFFF != int.from_bytes(
+            value[end:], "little"
+        ):
+            raise DamagedValueError(
+                f"the record of row {row} is damaged: its checksum does not fit"
+            )
+        version, _, key = _RECORD.unpack_from(value)
+        if version != _RECORD_FORMAT:
+            raise DamagedValueError(f"the record of row {row} has the unknown format {version}")
+        return int(key)
 
     def decode_record(self, row: int, value: memoryview) -> Record:
         """Read the stored form of a record."""

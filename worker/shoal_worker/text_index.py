@@ -89,6 +89,7 @@ class TextIndex:
     databases: Final = ("trigram_segments", "trigram_blocks")
     concerns: Final = DOCUMENT_CHANGES
     reads: Final = DOCUMENT_CHANGES
+    concerns_bare_rows: Final = False
     step_rows: Final = 1024
     step_bytes: Final = 4 * 1024 * 1024
 
