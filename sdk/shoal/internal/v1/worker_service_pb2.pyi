@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from shoal.internal.v1 import catalog_pb2 as _catalog_pb2
+from shoal.internal.v1 import snapshot_pb2 as _snapshot_pb2
 from shoal.v1 import filter_pb2 as _filter_pb2
 from shoal.v1 import record_service_pb2 as _record_service_pb2
 from shoal.v1 import value_pb2 as _value_pb2
@@ -456,6 +457,8 @@ class WriteShardRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     FIRST_ORDINAL_FIELD_NUMBER: _builtins.int
     DIMENSION_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    BATCH_SHARD_IDS_FIELD_NUMBER: _builtins.int
     PUT_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
     PATCH_FIELD_NUMBER: _builtins.int
@@ -470,9 +473,17 @@ class WriteShardRequest(_message.Message):
     """Proposed ordinal of position 0 of the client's batch."""
     dimension: _builtins.int
     """Dimension that the catalog holds for the collection; 0 if none is fixed."""
+    batch_id: _builtins.bytes
+    """If the client's batch goes to several shards: 16 bytes that name this attempt
+    to write it, the same in all parts, and never used again.
+    """
     @_builtins.property
     def shard(self) -> Global___ShardReference:
         """Where."""
+
+    @_builtins.property
+    def batch_shard_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With a batch ID, all shards that get a part."""
 
     @_builtins.property
     def put(self) -> Global___PutRecords:
@@ -494,13 +505,15 @@ class WriteShardRequest(_message.Message):
         digest: _builtins.bytes = ...,
         first_ordinal: _builtins.int = ...,
         dimension: _builtins.int = ...,
+        batch_id: _builtins.bytes = ...,
+        batch_shard_ids: _abc.Iterable[_builtins.str] | None = ...,
         put: Global___PutRecords | None = ...,
         delete: Global___DeleteRecords | None = ...,
         patch: Global___PatchRecords | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "operation", b"operation", "patch", b"patch", "put", b"put", "shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "digest", b"digest", "dimension", b"dimension", "first_ordinal", b"first_ordinal", "operation", b"operation", "patch", b"patch", "put", b"put", "shard", b"shard", "write_id", b"write_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "batch_shard_ids", b"batch_shard_ids", "delete", b"delete", "digest", b"digest", "dimension", b"dimension", "first_ordinal", b"first_ordinal", "operation", b"operation", "patch", b"patch", "put", b"put", "shard", b"shard", "write_id", b"write_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["put", "delete", "patch"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
@@ -1464,3 +1477,446 @@ class ShardDescription(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardDescription: _TypeAlias = ShardDescription  # noqa: Y015
+
+@_typing.final
+class HoldShardsRequest(_message.Message):
+    """Request of HoldShards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    CUT_ID_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    HOLD_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    """The cluster that the caller belongs to."""
+    worker_id: _builtins.str
+    """The worker that is meant."""
+    cut_id: _builtins.str
+    """UUID of the attempt."""
+    hold_milliseconds: _builtins.int
+    """How long to hold at most, milliseconds, 1 to 10,000."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardReference]:
+        """The shards."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        cut_id: _builtins.str = ...,
+        shards: _abc.Iterable[Global___ShardReference] | None = ...,
+        hold_milliseconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "cut_id", b"cut_id", "hold_milliseconds", b"hold_milliseconds", "shards", b"shards", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldShardsRequest: _TypeAlias = HoldShardsRequest  # noqa: Y015
+
+@_typing.final
+class HoldShardsResponse(_message.Message):
+    """Response of HoldShards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBatches]:
+        """One for each shard of the request, in its order."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___HeldBatches] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldShardsResponse: _TypeAlias = HoldShardsResponse  # noqa: Y015
+
+@_typing.final
+class HeldBatches(_message.Message):
+    """The batches over several shards that have ended in a shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_BATCH_IDS_FIELD_NUMBER: _builtins.int
+    BATCH_SHARDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ended_batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Those whose time has not run out yet, so that a part of them may still be on
+        its way to another shard: IDs of 16 bytes.
+        """
+
+    @_builtins.property
+    def batch_shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchShards]:
+        """For each, all shards that get a part of it."""
+
+    def __init__(
+        self,
+        *,
+        ended_batch_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        batch_shards: _abc.Iterable[Global___BatchShards] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_shards", b"batch_shards", "ended_batch_ids", b"ended_batch_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldBatches: _TypeAlias = HeldBatches  # noqa: Y015
+
+@_typing.final
+class BatchShards(_message.Message):
+    """The shards that get a part of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shard_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their UUIDs."""
+
+    def __init__(
+        self,
+        *,
+        shard_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard_ids", b"shard_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchShards: _TypeAlias = BatchShards  # noqa: Y015
+
+@_typing.final
+class CutShardsRequest(_message.Message):
+    """Request of CutShards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    CUT_ID_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    """The cluster that the caller belongs to."""
+    worker_id: _builtins.str
+    """The worker that is meant."""
+    cut_id: _builtins.str
+    """The attempt."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardCut]:
+        """The shards, as they are held."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        cut_id: _builtins.str = ...,
+        shards: _abc.Iterable[Global___ShardCut] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "cut_id", b"cut_id", "shards", b"shards", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CutShardsRequest: _TypeAlias = CutShardsRequest  # noqa: Y015
+
+@_typing.final
+class ShardCut(_message.Message):
+    """What is to be cut of a shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_ID_FIELD_NUMBER: _builtins.int
+    ADMITTED_BATCH_IDS_FIELD_NUMBER: _builtins.int
+    shard_id: _builtins.str
+    """The shard."""
+    @_builtins.property
+    def admitted_batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Batches that must be in: they have ended in another shard."""
+
+    def __init__(
+        self,
+        *,
+        shard_id: _builtins.str = ...,
+        admitted_batch_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_batch_ids", b"admitted_batch_ids", "shard_id", b"shard_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardCut: _TypeAlias = ShardCut  # noqa: Y015
+
+@_typing.final
+class CutShardsResponse(_message.Message):
+    """Response of CutShards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___CutState]:
+        """One for each shard of the request, in its order."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___CutState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CutShardsResponse: _TypeAlias = CutShardsResponse  # noqa: Y015
+
+@_typing.final
+class CutState(_message.Message):
+    """A shard at the point in time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    LAST_ORDINAL_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Position of the last write."""
+    record_count: _builtins.int
+    """Records."""
+    last_ordinal: _builtins.int
+    """The highest ordinal given."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        record_count: _builtins.int = ...,
+        last_ordinal: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_ordinal", b"last_ordinal", "record_count", b"record_count", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CutState: _TypeAlias = CutState  # noqa: Y015
+
+@_typing.final
+class ReleaseCutRequest(_message.Message):
+    """Request of ReleaseCut."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    CUT_ID_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    """The cluster that the caller belongs to."""
+    worker_id: _builtins.str
+    """The worker that is meant."""
+    cut_id: _builtins.str
+    """The attempt or cut."""
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        cut_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "cut_id", b"cut_id", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseCutRequest: _TypeAlias = ReleaseCutRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseCutResponse(_message.Message):
+    """Response of ReleaseCut."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseCutResponse: _TypeAlias = ReleaseCutResponse  # noqa: Y015
+
+@_typing.final
+class StoreCutRequest(_message.Message):
+    """Request of StoreCut."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    CUT_ID_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    """The cluster that the caller belongs to."""
+    worker_id: _builtins.str
+    """The worker that is meant."""
+    cut_id: _builtins.str
+    """The cut."""
+    store: _builtins.str
+    """The snapshot store, as the coordinator is set."""
+    @_builtins.property
+    def known(self) -> _containers.RepeatedCompositeFieldContainer[_snapshot_pb2.StoredShard]:
+        """Objects of earlier snapshots of the same shards that are complete in the
+        store: one of the same shard and sequence is not stored again.
+        """
+
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        cut_id: _builtins.str = ...,
+        store: _builtins.str = ...,
+        known: _abc.Iterable[_snapshot_pb2.StoredShard] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "cut_id", b"cut_id", "known", b"known", "store", b"store", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreCutRequest: _TypeAlias = StoreCutRequest  # noqa: Y015
+
+@_typing.final
+class StoreCutResponse(_message.Message):
+    """Response of StoreCut."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    done: _builtins.bool
+    """Whether all is stored, and durable there."""
+    stored_bytes: _builtins.int
+    """Bytes stored so far."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[_snapshot_pb2.StoredShard]:
+        """What was stored, or was there; with done: all shards of the cut on this worker."""
+
+    def __init__(
+        self,
+        *,
+        done: _builtins.bool = ...,
+        shards: _abc.Iterable[_snapshot_pb2.StoredShard] | None = ...,
+        stored_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "shards", b"shards", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreCutResponse: _TypeAlias = StoreCutResponse  # noqa: Y015
+
+@_typing.final
+class FillShardRequest(_message.Message):
+    """Request of FillShard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    WHERE_DOCUMENT_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    """The cluster that the caller belongs to."""
+    worker_id: _builtins.str
+    """The worker that is meant."""
+    store: _builtins.str
+    """The snapshot store."""
+    @_builtins.property
+    def shard(self) -> Global___ShardReference:
+        """The shard to fill; created, and never written to."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[_snapshot_pb2.StoredShard]:
+        """The copies of all source shards that own some of this shard's buckets."""
+
+    @_builtins.property
+    def where(self) -> _filter_pb2.Where:
+        """Only records whose metadata match."""
+
+    @_builtins.property
+    def where_document(self) -> _filter_pb2.WhereDocument:
+        """Only records whose document matches."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        shard: Global___ShardReference | None = ...,
+        store: _builtins.str = ...,
+        sources: _abc.Iterable[_snapshot_pb2.StoredShard] | None = ...,
+        where: _filter_pb2.Where | None = ...,
+        where_document: _filter_pb2.WhereDocument | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "shard", b"shard", "sources", b"sources", "store", b"store", "where", b"where", "where_document", b"where_document", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FillShardRequest: _TypeAlias = FillShardRequest  # noqa: Y015
+
+@_typing.final
+class FillShardResponse(_message.Message):
+    """Response of FillShard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    SEEN_COUNT_FIELD_NUMBER: _builtins.int
+    FILLED_COUNT_FIELD_NUMBER: _builtins.int
+    done: _builtins.bool
+    """Whether the shard is filled, and durable."""
+    seen_count: _builtins.int
+    """Records looked at so far."""
+    filled_count: _builtins.int
+    """Records taken in so far."""
+    def __init__(
+        self,
+        *,
+        done: _builtins.bool = ...,
+        seen_count: _builtins.int = ...,
+        filled_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "filled_count", b"filled_count", "seen_count", b"seen_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FillShardResponse: _TypeAlias = FillShardResponse  # noqa: Y015

@@ -363,6 +363,31 @@ class ShardControlServiceStub(object):
                 request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.DescribeWorkerRequest.SerializeToString,
                 response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.DescribeWorkerResponse.FromString,
                 _registered_method=True)
+        self.HoldShards = channel.unary_unary(
+                '/shoal.internal.v1.ShardControlService/HoldShards',
+                request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.HoldShardsRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.HoldShardsResponse.FromString,
+                _registered_method=True)
+        self.CutShards = channel.unary_unary(
+                '/shoal.internal.v1.ShardControlService/CutShards',
+                request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.CutShardsRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.CutShardsResponse.FromString,
+                _registered_method=True)
+        self.ReleaseCut = channel.unary_unary(
+                '/shoal.internal.v1.ShardControlService/ReleaseCut',
+                request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.ReleaseCutRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.ReleaseCutResponse.FromString,
+                _registered_method=True)
+        self.StoreCut = channel.unary_unary(
+                '/shoal.internal.v1.ShardControlService/StoreCut',
+                request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.StoreCutRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.StoreCutResponse.FromString,
+                _registered_method=True)
+        self.FillShard = channel.unary_unary(
+                '/shoal.internal.v1.ShardControlService/FillShard',
+                request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.FillShardRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.FillShardResponse.FromString,
+                _registered_method=True)
 
 
 class ShardControlServiceServicer(object):
@@ -398,6 +423,53 @@ class ShardControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HoldShards(self, request, context):
+        """First half of a cut, which fixes one point in time over many shards: holds
+        their commits from now on, so that writes wait, and says which batches over
+        several shards have ended here. By itself the worker lets go after
+        hold_milliseconds, which voids the attempt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CutShards(self, request, context):
+        """Second half, when every worker of the attempt holds: lets the batches in that
+        are in elsewhere already, begins a read transaction on each shard, lets go,
+        and answers; from the transactions it writes local copies. An attempt that it
+        does not hold (any more), or a batch that does not come in time, is
+        FAILED_PRECONDITION and leaves nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseCut(self, request, context):
+        """Gives up an attempt or a cut: lets go, and removes its copies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StoreCut(self, request, context):
+        """Puts the copies of a cut into the snapshot store, those left out that are
+        there already. Answers when all are there, or with `done` false after
+        some seconds: repeat to go on. A cut that the worker does not have (any more:
+        it was started anew) is NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FillShard(self, request, context):
+        """Fills an empty shard, whose collection is being created, from stored copies,
+        keeping ordinals. Answers when it is filled, or with `done` false after some
+        seconds: repeat to go on. Damaged or missing copies are DATA_LOSS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -420,6 +492,31 @@ def add_ShardControlServiceServicer_to_server(servicer, server):
                     servicer.DescribeWorker,
                     request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.DescribeWorkerRequest.FromString,
                     response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.DescribeWorkerResponse.SerializeToString,
+            ),
+            'HoldShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldShards,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.HoldShardsRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.HoldShardsResponse.SerializeToString,
+            ),
+            'CutShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.CutShards,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.CutShardsRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.CutShardsResponse.SerializeToString,
+            ),
+            'ReleaseCut': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseCut,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.ReleaseCutRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.ReleaseCutResponse.SerializeToString,
+            ),
+            'StoreCut': grpc.unary_unary_rpc_method_handler(
+                    servicer.StoreCut,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.StoreCutRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.StoreCutResponse.SerializeToString,
+            ),
+            'FillShard': grpc.unary_unary_rpc_method_handler(
+                    servicer.FillShard,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.FillShardRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.FillShardResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -531,6 +628,141 @@ class ShardControlService(object):
             '/shoal.internal.v1.ShardControlService/DescribeWorker',
             shoal_dot_internal_dot_v1_dot_worker__service__pb2.DescribeWorkerRequest.SerializeToString,
             shoal_dot_internal_dot_v1_dot_worker__service__pb2.DescribeWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.ShardControlService/HoldShards',
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.HoldShardsRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.HoldShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CutShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.ShardControlService/CutShards',
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.CutShardsRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.CutShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseCut(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.ShardControlService/ReleaseCut',
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.ReleaseCutRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.ReleaseCutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StoreCut(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.ShardControlService/StoreCut',
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.StoreCutRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.StoreCutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FillShard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.ShardControlService/FillShard',
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.FillShardRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.FillShardResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -149,6 +149,32 @@ class ShardControlServiceStub:
     """Deletes a shard and its directory. A shard that is not there is deleted."""
     DescribeWorker: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.DescribeWorkerRequest, _worker_service_pb2.DescribeWorkerResponse]
     """Says who answers here, and what it holds."""
+    HoldShards: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.HoldShardsRequest, _worker_service_pb2.HoldShardsResponse]
+    """First half of a cut, which fixes one point in time over many shards: holds
+    their commits from now on, so that writes wait, and says which batches over
+    several shards have ended here. By itself the worker lets go after
+    hold_milliseconds, which voids the attempt.
+    """
+    CutShards: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.CutShardsRequest, _worker_service_pb2.CutShardsResponse]
+    """Second half, when every worker of the attempt holds: lets the batches in that
+    are in elsewhere already, begins a read transaction on each shard, lets go,
+    and answers; from the transactions it writes local copies. An attempt that it
+    does not hold (any more), or a batch that does not come in time, is
+    FAILED_PRECONDITION and leaves nothing.
+    """
+    ReleaseCut: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseCutRequest, _worker_service_pb2.ReleaseCutResponse]
+    """Gives up an attempt or a cut: lets go, and removes its copies."""
+    StoreCut: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.StoreCutRequest, _worker_service_pb2.StoreCutResponse]
+    """Puts the copies of a cut into the snapshot store, those left out that are
+    there already. Answers when all are there, or with `done` false after
+    some seconds: repeat to go on. A cut that the worker does not have (any more:
+    it was started anew) is NOT_FOUND.
+    """
+    FillShard: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FillShardRequest, _worker_service_pb2.FillShardResponse]
+    """Fills an empty shard, whose collection is being created, from stored copies,
+    keeping ordinals. Answers when it is filled, or with `done` false after some
+    seconds: repeat to go on. Damaged or missing copies are DATA_LOSS.
+    """
 
 @_typing.type_check_only
 class ShardControlServiceAsyncStub(ShardControlServiceStub):
@@ -165,6 +191,32 @@ class ShardControlServiceAsyncStub(ShardControlServiceStub):
     """Deletes a shard and its directory. A shard that is not there is deleted."""
     DescribeWorker: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.DescribeWorkerRequest, _worker_service_pb2.DescribeWorkerResponse]  # type: ignore[assignment]
     """Says who answers here, and what it holds."""
+    HoldShards: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.HoldShardsRequest, _worker_service_pb2.HoldShardsResponse]  # type: ignore[assignment]
+    """First half of a cut, which fixes one point in time over many shards: holds
+    their commits from now on, so that writes wait, and says which batches over
+    several shards have ended here. By itself the worker lets go after
+    hold_milliseconds, which voids the attempt.
+    """
+    CutShards: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.CutShardsRequest, _worker_service_pb2.CutShardsResponse]  # type: ignore[assignment]
+    """Second half, when every worker of the attempt holds: lets the batches in that
+    are in elsewhere already, begins a read transaction on each shard, lets go,
+    and answers; from the transactions it writes local copies. An attempt that it
+    does not hold (any more), or a batch that does not come in time, is
+    FAILED_PRECONDITION and leaves nothing.
+    """
+    ReleaseCut: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseCutRequest, _worker_service_pb2.ReleaseCutResponse]  # type: ignore[assignment]
+    """Gives up an attempt or a cut: lets go, and removes its copies."""
+    StoreCut: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.StoreCutRequest, _worker_service_pb2.StoreCutResponse]  # type: ignore[assignment]
+    """Puts the copies of a cut into the snapshot store, those left out that are
+    there already. Answers when all are there, or with `done` false after
+    some seconds: repeat to go on. A cut that the worker does not have (any more:
+    it was started anew) is NOT_FOUND.
+    """
+    FillShard: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FillShardRequest, _worker_service_pb2.FillShardResponse]  # type: ignore[assignment]
+    """Fills an empty shard, whose collection is being created, from stored copies,
+    keeping ordinals. Answers when it is filled, or with `done` false after some
+    seconds: repeat to go on. Damaged or missing copies are DATA_LOSS.
+    """
 
 class ShardControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by workers, used by the coordinator. Every method is idempotent."""
@@ -202,5 +254,61 @@ class ShardControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.DescribeWorkerResponse, _abc.Awaitable[_worker_service_pb2.DescribeWorkerResponse]]:
         """Says who answers here, and what it holds."""
+
+    @_abc_1.abstractmethod
+    def HoldShards(
+        self,
+        request: _worker_service_pb2.HoldShardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.HoldShardsResponse, _abc.Awaitable[_worker_service_pb2.HoldShardsResponse]]:
+        """First half of a cut, which fixes one point in time over many shards: holds
+        their commits from now on, so that writes wait, and says which batches over
+        several shards have ended here. By itself the worker lets go after
+        hold_milliseconds, which voids the attempt.
+        """
+
+    @_abc_1.abstractmethod
+    def CutShards(
+        self,
+        request: _worker_service_pb2.CutShardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.CutShardsResponse, _abc.Awaitable[_worker_service_pb2.CutShardsResponse]]:
+        """Second half, when every worker of the attempt holds: lets the batches in that
+        are in elsewhere already, begins a read transaction on each shard, lets go,
+        and answers; from the transactions it writes local copies. An attempt that it
+        does not hold (any more), or a batch that does not come in time, is
+        FAILED_PRECONDITION and leaves nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseCut(
+        self,
+        request: _worker_service_pb2.ReleaseCutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.ReleaseCutResponse, _abc.Awaitable[_worker_service_pb2.ReleaseCutResponse]]:
+        """Gives up an attempt or a cut: lets go, and removes its copies."""
+
+    @_abc_1.abstractmethod
+    def StoreCut(
+        self,
+        request: _worker_service_pb2.StoreCutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.StoreCutResponse, _abc.Awaitable[_worker_service_pb2.StoreCutResponse]]:
+        """Puts the copies of a cut into the snapshot store, those left out that are
+        there already. Answers when all are there, or with `done` false after
+        some seconds: repeat to go on. A cut that the worker does not have (any more:
+        it was started anew) is NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def FillShard(
+        self,
+        request: _worker_service_pb2.FillShardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.FillShardResponse, _abc.Awaitable[_worker_service_pb2.FillShardResponse]]:
+        """Fills an empty shard, whose collection is being created, from stored copies,
+        keeping ordinals. Answers when it is filled, or with `done` false after some
+        seconds: repeat to go on. Damaged or missing copies are DATA_LOSS.
+        """
 
 def add_ShardControlServiceServicer_to_server(servicer: ShardControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
