@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from shoal.v1 import value_pb2 as shoal_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shoal/v1/collection.proto\x12\x08shoal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14shoal/v1/value.proto\"\x81\x04\n\x11HnswConfiguration\x12\x1e\n\x05space\x18\x01 \x01(\x0e\x32\x0f.shoal.v1.Space\x12\x1c\n\x0f\x65\x66_construction\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tef_search\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rmax_neighbors\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nbatch_size\x18\x05 \x01(\rH\x03\x88\x01\x01\x12\x1b\n\x0esync_threshold\x18\x06 \x01(\rH\x04\x88\x01\x01\x12\x18\n\x0bnum_threads\x18\x07 \x01(\rH\x05\x88\x01\x01\x12\x1a\n\rresize_factor\x18\x08 \x01(\x01H\x06\x88\x01\x01\x12\x16\n\tdimension\x18\t \x01(\rH\x07\x88\x01\x01\x12,\n\x0cquantization\x18\n \x01(\x0e\x32\x16.shoal.v1.Quantization\x12\x13\n\x06shards\x18\x0b \x01(\rH\x08\x88\x01\x01\x12\x15\n\x08replicas\x18\x0c \x01(\rH\t\x88\x01\x01\x42\x12\n\x10_ef_constructionB\x0c\n\n_ef_searchB\x10\n\x0e_max_neighborsB\r\n\x0b_batch_sizeB\x11\n\x0f_sync_thresholdB\x0e\n\x0c_num_threadsB\x10\n\x0e_resize_factorB\x0c\n\n_dimensionB\t\n\x07_shardsB\x0b\n\t_replicas\"\x96\x01\n\x11\x45mbeddingFunction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\rdefault_space\x18\x03 \x01(\x0e\x32\x0f.shoal.v1.Space\x12\x11\n\tdimension\x18\x04 \x01(\r\x12\x0f\n\x07implied\x18\x05 \x01(\x08\"}\n\x17\x43ollectionConfiguration\x12)\n\x04hnsw\x18\x01 \x01(\x0b\x32\x1b.shoal.v1.HnswConfiguration\x12\x37\n\x12\x65mbedding_function\x18\x02 \x01(\x0b\x32\x1b.shoal.v1.EmbeddingFunction\"\xeb\x01\n\nCollection\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x04 \x01(\t\x12\x11\n\tdimension\x18\x05 \x01(\r\x12\x38\n\rconfiguration\x18\x06 \x01(\x0b\x32!.shoal.v1.CollectionConfiguration\x12$\n\x08metadata\x18\x07 \x01(\x0b\x32\x12.shoal.v1.Metadata\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x13\x43ollectionReference\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x0e\n\x04name\x18\x03 \x01(\tH\x00\x12\x0c\n\x02id\x18\x04 \x01(\tH\x00\x42\x08\n\x06target*L\n\x05Space\x12\x15\n\x11SPACE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SPACE_L2\x10\x01\x12\x10\n\x0cSPACE_COSINE\x10\x02\x12\x0c\n\x08SPACE_IP\x10\x03*\x84\x01\n\x0cQuantization\x12\x1c\n\x18QUANTIZATION_UNSPECIFIED\x10\x00\x12\x14\n\x10QUANTIZATION_F32\x10\x01\x12\x14\n\x10QUANTIZATION_F16\x10\x02\x12\x15\n\x11QUANTIZATION_BF16\x10\x03\x12\x13\n\x0fQUANTIZATION_I8\x10\x04\x42\x42\n\x0bio.shoal.v1P\x01Z1github.com/shoal-db/shoal/gen/go/shoal/v1;shoalv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shoal/v1/collection.proto\x12\x08shoal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14shoal/v1/value.proto\"\x81\x04\n\x11HnswConfiguration\x12\x1e\n\x05space\x18\x01 \x01(\x0e\x32\x0f.shoal.v1.Space\x12\x1c\n\x0f\x65\x66_construction\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tef_search\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rmax_neighbors\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nbatch_size\x18\x05 \x01(\rH\x03\x88\x01\x01\x12\x1b\n\x0esync_threshold\x18\x06 \x01(\rH\x04\x88\x01\x01\x12\x18\n\x0bnum_threads\x18\x07 \x01(\rH\x05\x88\x01\x01\x12\x1a\n\rresize_factor\x18\x08 \x01(\x01H\x06\x88\x01\x01\x12\x16\n\tdimension\x18\t \x01(\rH\x07\x88\x01\x01\x12,\n\x0cquantization\x18\n \x01(\x0e\x32\x16.shoal.v1.Quantization\x12\x13\n\x06shards\x18\x0b \x01(\rH\x08\x88\x01\x01\x12\x15\n\x08replicas\x18\x0c \x01(\rH\t\x88\x01\x01\x42\x12\n\x10_ef_constructionB\x0c\n\n_ef_searchB\x10\n\x0e_max_neighborsB\r\n\x0b_batch_sizeB\x11\n\x0f_sync_thresholdB\x0e\n\x0c_num_threadsB\x10\n\x0e_resize_factorB\x0c\n\n_dimensionB\t\n\x07_shardsB\x0b\n\t_replicas\"\x96\x01\n\x11\x45mbeddingFunction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\rdefault_space\x18\x03 \x01(\x0e\x32\x0f.shoal.v1.Space\x12\x11\n\tdimension\x18\x04 \x01(\r\x12\x0f\n\x07implied\x18\x05 \x01(\x08\")\n\x15\x44ocumentConfiguration\x12\x10\n\x08language\x18\x01 \x01(\t\"(\n\x19SparseVectorConfiguration\x12\x0b\n\x03idf\x18\x01 \x01(\x08\"\xda\x02\n\x17\x43ollectionConfiguration\x12)\n\x04hnsw\x18\x01 \x01(\x0b\x32\x1b.shoal.v1.HnswConfiguration\x12\x37\n\x12\x65mbedding_function\x18\x02 \x01(\x0b\x32\x1b.shoal.v1.EmbeddingFunction\x12L\n\x0esparse_vectors\x18\x03 \x03(\x0b\x32\x34.shoal.v1.CollectionConfiguration.SparseVectorsEntry\x12\x32\n\tdocuments\x18\x04 \x01(\x0b\x32\x1f.shoal.v1.DocumentConfiguration\x1aY\n\x12SparseVectorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.shoal.v1.SparseVectorConfiguration:\x02\x38\x01\"\xeb\x01\n\nCollection\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x04 \x01(\t\x12\x11\n\tdimension\x18\x05 \x01(\r\x12\x38\n\rconfiguration\x18\x06 \x01(\x0b\x32!.shoal.v1.CollectionConfiguration\x12$\n\x08metadata\x18\x07 \x01(\x0b\x32\x12.shoal.v1.Metadata\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x13\x43ollectionReference\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x0e\n\x04name\x18\x03 \x01(\tH\x00\x12\x0c\n\x02id\x18\x04 \x01(\tH\x00\x42\x08\n\x06target*L\n\x05Space\x12\x15\n\x11SPACE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SPACE_L2\x10\x01\x12\x10\n\x0cSPACE_COSINE\x10\x02\x12\x0c\n\x08SPACE_IP\x10\x03*\x84\x01\n\x0cQuantization\x12\x1c\n\x18QUANTIZATION_UNSPECIFIED\x10\x00\x12\x14\n\x10QUANTIZATION_F32\x10\x01\x12\x14\n\x10QUANTIZATION_F16\x10\x02\x12\x15\n\x11QUANTIZATION_BF16\x10\x03\x12\x13\n\x0fQUANTIZATION_I8\x10\x04\x42\x42\n\x0bio.shoal.v1P\x01Z1github.com/shoal-db/shoal/gen/go/shoal/v1;shoalv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,18 +35,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.v1.collection_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013io.shoal.v1P\001Z1github.com/shoal-db/shoal/gen/go/shoal/v1;shoalv1'
-  _globals['_SPACE']._serialized_start=1255
-  _globals['_SPACE']._serialized_end=1331
-  _globals['_QUANTIZATION']._serialized_start=1334
-  _globals['_QUANTIZATION']._serialized_end=1466
+  _globals['_COLLECTIONCONFIGURATION_SPARSEVECTORSENTRY']._loaded_options = None
+  _globals['_COLLECTIONCONFIGURATION_SPARSEVECTORSENTRY']._serialized_options = b'8\001'
+  _globals['_SPACE']._serialized_start=1562
+  _globals['_SPACE']._serialized_end=1638
+  _globals['_QUANTIZATION']._serialized_start=1641
+  _globals['_QUANTIZATION']._serialized_end=1773
   _globals['_HNSWCONFIGURATION']._serialized_start=125
   _globals['_HNSWCONFIGURATION']._serialized_end=638
   _globals['_EMBEDDINGFUNCTION']._serialized_start=641
   _globals['_EMBEDDINGFUNCTION']._serialized_end=791
-  _globals['_COLLECTIONCONFIGURATION']._serialized_start=793
-  _globals['_COLLECTIONCONFIGURATION']._serialized_end=918
-  _globals['_COLLECTION']._serialized_start=921
-  _globals['_COLLECTION']._serialized_end=1156
-  _globals['_COLLECTIONREFERENCE']._serialized_start=1158
-  _globals['_COLLECTIONREFERENCE']._serialized_end=1253
+  _globals['_DOCUMENTCONFIGURATION']._serialized_start=793
+  _globals['_DOCUMENTCONFIGURATION']._serialized_end=834
+  _globals['_SPARSEVECTORCONFIGURATION']._serialized_start=836
+  _globals['_SPARSEVECTORCONFIGURATION']._serialized_end=876
+  _globals['_COLLECTIONCONFIGURATION']._serialized_start=879
+  _globals['_COLLECTIONCONFIGURATION']._serialized_end=1225
+  _globals['_COLLECTIONCONFIGURATION_SPARSEVECTORSENTRY']._serialized_start=1136
+  _globals['_COLLECTIONCONFIGURATION_SPARSEVECTORSENTRY']._serialized_end=1225
+  _globals['_COLLECTION']._serialized_start=1228
+  _globals['_COLLECTION']._serialized_end=1463
+  _globals['_COLLECTIONREFERENCE']._serialized_start=1465
+  _globals['_COLLECTIONREFERENCE']._serialized_end=1560
 # @@protoc_insertion_point(module_scope)

@@ -3,10 +3,12 @@
 isort:skip_file
 Collections: their names, configuration and description."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from shoal.v1 import value_pb2 as _value_pb2
 import builtins as _builtins
@@ -250,13 +252,88 @@ class EmbeddingFunction(_message.Message):
 Global___EmbeddingFunction: _TypeAlias = EmbeddingFunction  # noqa: Y015
 
 @_typing.final
+class DocumentConfiguration(_message.Message):
+    """What documents are to rankings of texts. In a request, a field that is not set
+    takes its default; in an answer every field is set to the value in force.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    language: _builtins.str
+    """The language by which documents are indexed, as the Snowball stemmers are
+    called: `english`, `german`, ... Default `english`. Fixed.
+    """
+    def __init__(
+        self,
+        *,
+        language: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentConfiguration: _TypeAlias = DocumentConfiguration  # noqa: Y015
+
+@_typing.final
+class SparseVectorConfiguration(_message.Message):
+    """A metadata key whose values are sparse vectors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDF_FIELD_NUMBER: _builtins.int
+    idf: _builtins.bool
+    """Whether a search weighs each dimension by its inverse document frequency,
+    ln(1 + (N - n + 0.5) / (n + 0.5)), where N is the number of the collection's
+    records with a vector under this key, and n of those whose vector has the
+    dimension. Fixed.
+    """
+    def __init__(
+        self,
+        *,
+        idf: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idf", b"idf"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SparseVectorConfiguration: _TypeAlias = SparseVectorConfiguration  # noqa: Y015
+
+@_typing.final
 class CollectionConfiguration(_message.Message):
     """Everything that is configured about a collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SparseVectorsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___SparseVectorConfiguration: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___SparseVectorConfiguration | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HNSW_FIELD_NUMBER: _builtins.int
     EMBEDDING_FUNCTION_FIELD_NUMBER: _builtins.int
+    SPARSE_VECTORS_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hnsw(self) -> Global___HnswConfiguration:
         """Index and layout."""
@@ -265,15 +342,27 @@ class CollectionConfiguration(_message.Message):
     def embedding_function(self) -> Global___EmbeddingFunction:
         """The embedding function, if the collection has one."""
 
+    @_builtins.property
+    def sparse_vectors(self) -> _containers.MessageMap[_builtins.str, Global___SparseVectorConfiguration]:
+        """The metadata keys that hold sparse vectors, and nothing else; at most 16. No
+        other key may hold one. Fixed.
+        """
+
+    @_builtins.property
+    def documents(self) -> Global___DocumentConfiguration:
+        """How documents are indexed."""
+
     def __init__(
         self,
         *,
         hnsw: Global___HnswConfiguration | None = ...,
         embedding_function: Global___EmbeddingFunction | None = ...,
+        sparse_vectors: _abc.Mapping[_builtins.str, Global___SparseVectorConfiguration] | None = ...,
+        documents: Global___DocumentConfiguration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding_function", b"embedding_function", "hnsw", b"hnsw"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "embedding_function", b"embedding_function", "hnsw", b"hnsw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_function", b"embedding_function", "hnsw", b"hnsw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "embedding_function", b"embedding_function", "hnsw", b"hnsw", "sparse_vectors", b"sparse_vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

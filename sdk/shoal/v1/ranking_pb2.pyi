@@ -209,28 +209,45 @@ Global___RankPair: _TypeAlias = RankPair  # noqa: Y015
 class KnnRank(_message.Message):
     """The records nearest to a vector. The number of each is its distance, or its
     position if asked for.
+
+    Among sparse vectors the distance is 1 - the inner product, computed in double
+    precision from the stored weights, times the inverse document frequency of each
+    dimension where the key's configuration says so. Only records whose vector has
+    at least one dimension of the query's are candidates.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VECTOR_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    SPARSE_VECTOR_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     DEFAULT_VALUE_FIELD_NUMBER: _builtins.int
     RETURN_POSITION_FIELD_NUMBER: _builtins.int
     WHERE_FIELD_NUMBER: _builtins.int
     WHERE_DOCUMENT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The vector of this stored record, which must exist."""
+    """The vector of this stored record, which must exist, and have a vector under
+    `key` if that is given.
+    """
     limit: _builtins.int
     """How many of the nearest, 1 to 16,384."""
     default_value: _builtins.float
     """The number of all other records; absent: none."""
     return_position: _builtins.bool
     """Give positions from 0 instead of distances."""
+    key: _builtins.str
+    """The metadata key whose sparse vectors are searched; the collection must declare
+    it. Empty: the records' own vectors.
+    """
     @_builtins.property
     def vector(self) -> _value_pb2.VectorBlock:
         """One vector of the collection's dimension."""
+
+    @_builtins.property
+    def sparse_vector(self) -> _value_pb2.SparseVector:
+        """A sparse vector; `key` is needed."""
 
     @_builtins.property
     def where(self) -> _filter_pb2.Where:
@@ -245,19 +262,21 @@ class KnnRank(_message.Message):
         *,
         vector: _value_pb2.VectorBlock | None = ...,
         id: _builtins.str = ...,
+        sparse_vector: _value_pb2.SparseVector | None = ...,
         limit: _builtins.int = ...,
         default_value: _builtins.float | None = ...,
         return_position: _builtins.bool = ...,
         where: _filter_pb2.Where | None = ...,
         where_document: _filter_pb2.WhereDocument | None = ...,
+        key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "id", b"id", "query", b"query", "vector", b"vector", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "id", b"id", "query", b"query", "sparse_vector", b"sparse_vector", "vector", b"vector", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "id", b"id", "limit", b"limit", "query", b"query", "return_position", b"return_position", "vector", b"vector", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_value", b"_default_value", "default_value", b"default_value", "id", b"id", "key", b"key", "limit", b"limit", "query", b"query", "return_position", b"return_position", "sparse_vector", b"sparse_vector", "vector", b"vector", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_value: _TypeAlias = _typing.Literal["default_value"]  # noqa: Y015
     _WhichOneofArgType__default_value: _TypeAlias = _typing.Literal["_default_value", b"_default_value"]  # noqa: Y015
-    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["vector", "id"]  # noqa: Y015
+    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["vector", "id", "sparse_vector"]  # noqa: Y015
     _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_value) -> _WhichOneofReturnType__default_value | None: ...
@@ -305,7 +324,8 @@ class TextRank(_message.Message):
     """Give positions from 0 instead of scores."""
     language: _builtins.str
     """Of text and documents, as the Snowball stemmers are called: `english`,
-    `german`, ...; empty: `english`. Stop words are left out of English alone.
+    `german`, ...; empty: the collection's, by which documents are indexed. For
+    another one every document is read. Stop words are left out of English alone.
     """
     @_builtins.property
     def where(self) -> _filter_pb2.Where:

@@ -249,7 +249,9 @@ Global___BoolList: _TypeAlias = BoolList  # noqa: Y015
 
 @_typing.final
 class SparseVector(_message.Message):
-    """A sparse vector: weights of some of very many dimensions."""
+    """A sparse vector: weights of some of very many dimensions. In metadata each of
+    its weights counts 8 bytes. It is stored and returned bit for bit.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -257,7 +259,7 @@ class SparseVector(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The dimensions that are not zero, strictly ascending."""
+        """The dimensions that have a weight, strictly ascending. At least one."""
 
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:

@@ -1214,6 +1214,208 @@ class RankTextResponse(_message.Message):
 Global___RankTextResponse: _TypeAlias = RankTextResponse  # noqa: Y015
 
 @_typing.final
+class MeasureSparseRequest(_message.Message):
+    """Request of MeasureSparse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    INDICES_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The metadata key; the collection declares it."""
+    clock: _builtins.int
+    """The caller's clock."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardReference]:
+        """Shards of one collection, all held by the worker that is called."""
+
+    @_builtins.property
+    def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The query's dimensions, strictly ascending."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardReference] | None = ...,
+        key: _builtins.str = ...,
+        indices: _abc.Iterable[_builtins.int] | None = ...,
+        clock: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "indices", b"indices", "key", b"key", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureSparseRequest: _TypeAlias = MeasureSparseRequest  # noqa: Y015
+
+@_typing.final
+class MeasureSparseResponse(_message.Message):
+    """Response of MeasureSparse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    clock: _builtins.int
+    """The worker's clock."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardSparseMeasures]:
+        """One for each shard of the request, in its order."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardSparseMeasures] | None = ...,
+        clock: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureSparseResponse: _TypeAlias = MeasureSparseResponse  # noqa: Y015
+
+@_typing.final
+class ShardSparseMeasures(_message.Message):
+    """Counts over all sparse vectors of one shard under one key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    VECTOR_COUNT_FIELD_NUMBER: _builtins.int
+    FREQUENCIES_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    vector_count: _builtins.int
+    """Records with a vector under the key."""
+    sequence: _builtins.int
+    """The sequence that was read."""
+    @_builtins.property
+    def error(self) -> Global___ShardError:
+        """If set, the shard did not answer and the rest is empty."""
+
+    @_builtins.property
+    def frequencies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """For each dimension, how many of them have it."""
+
+    def __init__(
+        self,
+        *,
+        error: Global___ShardError | None = ...,
+        vector_count: _builtins.int = ...,
+        frequencies: _abc.Iterable[_builtins.int] | None = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "frequencies", b"frequencies", "sequence", b"sequence", "vector_count", b"vector_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardSparseMeasures: _TypeAlias = ShardSparseMeasures  # noqa: Y015
+
+@_typing.final
+class RankSparseRequest(_message.Message):
+    """Request of RankSparse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    INDICES_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    WHERE_DOCUMENT_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The metadata key; the collection declares it."""
+    limit: _builtins.int
+    """Matches wanted from each shard."""
+    clock: _builtins.int
+    """The caller's clock."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardReference]:
+        """Shards of one collection, all held by the worker that is called."""
+
+    @_builtins.property
+    def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The query's dimensions, strictly ascending."""
+
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """By what the weight of each dimension is multiplied: the query's weight, times
+        the dimension's inverse document frequency in the collection if it counts.
+        """
+
+    @_builtins.property
+    def ids(self) -> _value_pb2.IdList:
+        """Only among these records; absent: all."""
+
+    @_builtins.property
+    def where(self) -> _filter_pb2.Where:
+        """By metadata."""
+
+    @_builtins.property
+    def where_document(self) -> _filter_pb2.WhereDocument:
+        """By document."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardReference] | None = ...,
+        key: _builtins.str = ...,
+        indices: _abc.Iterable[_builtins.int] | None = ...,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
+        limit: _builtins.int = ...,
+        ids: _value_pb2.IdList | None = ...,
+        where: _filter_pb2.Where | None = ...,
+        where_document: _filter_pb2.WhereDocument | None = ...,
+        clock: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "ids", b"ids", "indices", b"indices", "key", b"key", "limit", b"limit", "shards", b"shards", "weights", b"weights", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankSparseRequest: _TypeAlias = RankSparseRequest  # noqa: Y015
+
+@_typing.final
+class RankSparseResponse(_message.Message):
+    """Response of RankSparse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    clock: _builtins.int
+    """The worker's clock."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardMatches]:
+        """One for each shard of the request, in its order: one query's matches, IDs
+        alone, whose distances are 1 - the inner product.
+        """
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardMatches] | None = ...,
+        clock: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankSparseResponse: _TypeAlias = RankSparseResponse  # noqa: Y015
+
+@_typing.final
 class CreateShardRequest(_message.Message):
     """Request of CreateShard."""
 

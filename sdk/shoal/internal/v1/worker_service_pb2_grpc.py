@@ -69,6 +69,16 @@ class ShardDataServiceStub(object):
                 request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextRequest.SerializeToString,
                 response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextResponse.FromString,
                 _registered_method=True)
+        self.MeasureSparse = channel.unary_unary(
+                '/shoal.internal.v1.ShardDataService/MeasureSparse',
+                request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureSparseRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureSparseResponse.FromString,
+                _registered_method=True)
+        self.RankSparse = channel.unary_unary(
+                '/shoal.internal.v1.ShardDataService/RankSparse',
+                request_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankSparseRequest.SerializeToString,
+                response_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankSparseResponse.FromString,
+                _registered_method=True)
 
 
 class ShardDataServiceServicer(object):
@@ -121,6 +131,20 @@ class ShardDataServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MeasureSparse(self, request, context):
+        """Counts what the inverse document frequencies of dimensions are computed from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RankSparse(self, request, context):
+        """Finds the records whose sparse vectors have the greatest inner products.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardDataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -153,6 +177,16 @@ def add_ShardDataServiceServicer_to_server(servicer, server):
                     servicer.RankText,
                     request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextRequest.FromString,
                     response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextResponse.SerializeToString,
+            ),
+            'MeasureSparse': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureSparse,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureSparseRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureSparseResponse.SerializeToString,
+            ),
+            'RankSparse': grpc.unary_unary_rpc_method_handler(
+                    servicer.RankSparse,
+                    request_deserializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankSparseRequest.FromString,
+                    response_serializer=shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankSparseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -322,6 +356,60 @@ class ShardDataService(object):
             '/shoal.internal.v1.ShardDataService/RankText',
             shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextRequest.SerializeToString,
             shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureSparse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.ShardDataService/MeasureSparse',
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureSparseRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.MeasureSparseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RankSparse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.internal.v1.ShardDataService/RankSparse',
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankSparseRequest.SerializeToString,
+            shoal_dot_internal_dot_v1_dot_worker__service__pb2.RankSparseResponse.FromString,
             options,
             channel_credentials,
             insecure,

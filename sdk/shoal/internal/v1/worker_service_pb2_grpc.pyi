@@ -50,6 +50,10 @@ class ShardDataServiceStub:
     """Counts what the scores of a text are computed from."""
     RankText: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RankTextRequest, _worker_service_pb2.RankTextResponse]
     """Finds the documents that a text fits best, by the collection's counts."""
+    MeasureSparse: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.MeasureSparseRequest, _worker_service_pb2.MeasureSparseResponse]
+    """Counts what the inverse document frequencies of dimensions are computed from."""
+    RankSparse: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RankSparseRequest, _worker_service_pb2.RankSparseResponse]
+    """Finds the records whose sparse vectors have the greatest inner products."""
 
 @_typing.type_check_only
 class ShardDataServiceAsyncStub(ShardDataServiceStub):
@@ -73,6 +77,10 @@ class ShardDataServiceAsyncStub(ShardDataServiceStub):
     """Counts what the scores of a text are computed from."""
     RankText: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RankTextRequest, _worker_service_pb2.RankTextResponse]  # type: ignore[assignment]
     """Finds the documents that a text fits best, by the collection's counts."""
+    MeasureSparse: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.MeasureSparseRequest, _worker_service_pb2.MeasureSparseResponse]  # type: ignore[assignment]
+    """Counts what the inverse document frequencies of dimensions are computed from."""
+    RankSparse: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RankSparseRequest, _worker_service_pb2.RankSparseResponse]  # type: ignore[assignment]
+    """Finds the records whose sparse vectors have the greatest inner products."""
 
 class ShardDataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by workers, used by gateways.
@@ -129,6 +137,22 @@ class ShardDataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.RankTextResponse, _abc.Awaitable[_worker_service_pb2.RankTextResponse]]:
         """Finds the documents that a text fits best, by the collection's counts."""
+
+    @_abc_1.abstractmethod
+    def MeasureSparse(
+        self,
+        request: _worker_service_pb2.MeasureSparseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.MeasureSparseResponse, _abc.Awaitable[_worker_service_pb2.MeasureSparseResponse]]:
+        """Counts what the inverse document frequencies of dimensions are computed from."""
+
+    @_abc_1.abstractmethod
+    def RankSparse(
+        self,
+        request: _worker_service_pb2.RankSparseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.RankSparseResponse, _abc.Awaitable[_worker_service_pb2.RankSparseResponse]]:
+        """Finds the records whose sparse vectors have the greatest inner products."""
 
 def add_ShardDataServiceServicer_to_server(servicer: ShardDataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
