@@ -1130,6 +1130,7 @@ class QuotaLimits(_message.Message):
     MAX_COLLECTIONS_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_SNAPSHOTS_FIELD_NUMBER: _builtins.int
     requests_per_second: _builtins.float
     """Calls a second, over all gateways."""
     records_per_second: _builtins.float
@@ -1145,6 +1146,10 @@ class QuotaLimits(_message.Message):
     """Bytes of files: at this many, writes other than Delete are refused. Counted
     as the records are. What was deleted counts until its space is given back.
     """
+    max_snapshots: _builtins.int
+    """Snapshots that exist, failed ones included; exact. Those of a collection
+    count as its own also when it has been deleted.
+    """
     def __init__(
         self,
         *,
@@ -1153,10 +1158,11 @@ class QuotaLimits(_message.Message):
         max_collections: _builtins.int | None = ...,
         max_records: _builtins.int | None = ...,
         max_bytes: _builtins.int | None = ...,
+        max_snapshots: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_max_collections", b"_max_collections", "_max_records", b"_max_records", "_records_per_second", b"_records_per_second", "_requests_per_second", b"_requests_per_second", "max_bytes", b"max_bytes", "max_collections", b"max_collections", "max_records", b"max_records", "records_per_second", b"records_per_second", "requests_per_second", b"requests_per_second"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_max_collections", b"_max_collections", "_max_records", b"_max_records", "_max_snapshots", b"_max_snapshots", "_records_per_second", b"_records_per_second", "_requests_per_second", b"_requests_per_second", "max_bytes", b"max_bytes", "max_collections", b"max_collections", "max_records", b"max_records", "max_snapshots", b"max_snapshots", "records_per_second", b"records_per_second", "requests_per_second", b"requests_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_max_collections", b"_max_collections", "_max_records", b"_max_records", "_records_per_second", b"_records_per_second", "_requests_per_second", b"_requests_per_second", "max_bytes", b"max_bytes", "max_collections", b"max_collections", "max_records", b"max_records", "records_per_second", b"records_per_second", "requests_per_second", b"requests_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_max_collections", b"_max_collections", "_max_records", b"_max_records", "_max_snapshots", b"_max_snapshots", "_records_per_second", b"_records_per_second", "_requests_per_second", b"_requests_per_second", "max_bytes", b"max_bytes", "max_collections", b"max_collections", "max_records", b"max_records", "max_snapshots", b"max_snapshots", "records_per_second", b"records_per_second", "requests_per_second", b"requests_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_bytes: _TypeAlias = _typing.Literal["max_bytes"]  # noqa: Y015
     _WhichOneofArgType__max_bytes: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes"]  # noqa: Y015
@@ -1164,6 +1170,8 @@ class QuotaLimits(_message.Message):
     _WhichOneofArgType__max_collections: _TypeAlias = _typing.Literal["_max_collections", b"_max_collections"]  # noqa: Y015
     _WhichOneofReturnType__max_records: _TypeAlias = _typing.Literal["max_records"]  # noqa: Y015
     _WhichOneofArgType__max_records: _TypeAlias = _typing.Literal["_max_records", b"_max_records"]  # noqa: Y015
+    _WhichOneofReturnType__max_snapshots: _TypeAlias = _typing.Literal["max_snapshots"]  # noqa: Y015
+    _WhichOneofArgType__max_snapshots: _TypeAlias = _typing.Literal["_max_snapshots", b"_max_snapshots"]  # noqa: Y015
     _WhichOneofReturnType__records_per_second: _TypeAlias = _typing.Literal["records_per_second"]  # noqa: Y015
     _WhichOneofArgType__records_per_second: _TypeAlias = _typing.Literal["_records_per_second", b"_records_per_second"]  # noqa: Y015
     _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
@@ -1174,6 +1182,8 @@ class QuotaLimits(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_collections) -> _WhichOneofReturnType__max_collections | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_records) -> _WhichOneofReturnType__max_records | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_snapshots) -> _WhichOneofReturnType__max_snapshots | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__records_per_second) -> _WhichOneofReturnType__records_per_second | None: ...
     @_typing.overload
@@ -1190,22 +1200,26 @@ class QuotaUsage(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
     collections: _builtins.int
     """Collections."""
     records: _builtins.int
     """Records."""
     bytes: _builtins.int
     """Bytes of files."""
+    snapshots: _builtins.int
+    """Snapshots."""
     def __init__(
         self,
         *,
         collections: _builtins.int = ...,
         records: _builtins.int = ...,
         bytes: _builtins.int = ...,
+        snapshots: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "collections", b"collections", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "collections", b"collections", "records", b"records", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

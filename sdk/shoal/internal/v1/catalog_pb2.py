@@ -26,31 +26,31 @@ from shoal.v1 import admin_service_pb2 as shoal_dot_v1_dot_admin__service__pb2
 from shoal.v1 import collection_pb2 as shoal_dot_v1_dot_collection__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoal/internal/v1/catalog.proto\x12\x11shoal.internal.v1\x1a\x1cshoal/v1/admin_service.proto\x1a\x19shoal/v1/collection.proto\"(\n\tBucketRun\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\"o\n\nShardEntry\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12-\n\x07\x62uckets\x18\x04 \x03(\x0b\x32\x1c.shoal.internal.v1.BucketRun\"\xe2\x01\n\x0f\x43ollectionEntry\x12(\n\ncollection\x18\x01 \x01(\x0b\x32\x14.shoal.v1.Collection\x12\x13\n\x0b\x64\x61tabase_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63reation_number\x18\x03 \x01(\x04\x12-\n\x06shards\x18\x04 \x03(\x0b\x32\x1d.shoal.internal.v1.ShardEntry\x12\x31\n\x05state\x18\x05 \x01(\x0e\x32\".shoal.internal.v1.CollectionState\x12\x15\n\rtable_version\x18\x06 \x01(\x04\"Z\n\rShardDeletion\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x15\n\rcollection_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"[\n\rDatabaseEntry\x12\x13\n\x0b\x64\x61tabase_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x17\n\x0f\x63reation_number\x18\x04 \x01(\x04\"4\n\x0bTenantEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x63reation_number\x18\x02 \x01(\x04\"T\n\x0bWorkerEntry\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04live\x18\x03 \x01(\x08\x12\x13\n\x0breplaced_by\x18\x04 \x01(\t\"d\n\x0b\x41piKeyEntry\x12%\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x10.shoal.v1.ApiKey\x12\x15\n\rsecret_sha256\x18\x02 \x01(\x0c\x12\x17\n\x0f\x63reation_number\x18\x03 \x01(\x04\"\x87\x01\n\nQuotaEntry\x12\x10\n\x08quota_id\x18\x01 \x01(\t\x12\'\n\x07subject\x18\x02 \x01(\x0b\x32\x16.shoal.v1.QuotaSubject\x12%\n\x06limits\x18\x03 \x01(\x0b\x32\x15.shoal.v1.QuotaLimits\x12\x17\n\x0f\x63reation_number\x18\x04 \x01(\x04*o\n\x0f\x43ollectionState\x12 \n\x1c\x43OLLECTION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43OLLECTION_STATE_CREATING\x10\x01\x12\x1b\n\x17\x43OLLECTION_STATE_ACTIVE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoal/internal/v1/catalog.proto\x12\x11shoal.internal.v1\x1a\x1cshoal/v1/admin_service.proto\x1a\x19shoal/v1/collection.proto\"(\n\tBucketRun\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\"o\n\nShardEntry\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12-\n\x07\x62uckets\x18\x04 \x03(\x0b\x32\x1c.shoal.internal.v1.BucketRun\"\xf8\x01\n\x0f\x43ollectionEntry\x12(\n\ncollection\x18\x01 \x01(\x0b\x32\x14.shoal.v1.Collection\x12\x13\n\x0b\x64\x61tabase_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63reation_number\x18\x03 \x01(\x04\x12-\n\x06shards\x18\x04 \x03(\x0b\x32\x1d.shoal.internal.v1.ShardEntry\x12\x31\n\x05state\x18\x05 \x01(\x0e\x32\".shoal.internal.v1.CollectionState\x12\x15\n\rtable_version\x18\x06 \x01(\x04\x12\x14\n\x0coperation_id\x18\x07 \x01(\x0c\"Z\n\rShardDeletion\x12\x10\n\x08shard_id\x18\x01 \x01(\t\x12\x15\n\rcollection_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"[\n\rDatabaseEntry\x12\x13\n\x0b\x64\x61tabase_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x17\n\x0f\x63reation_number\x18\x04 \x01(\x04\"4\n\x0bTenantEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x63reation_number\x18\x02 \x01(\x04\"T\n\x0bWorkerEntry\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04live\x18\x03 \x01(\x08\x12\x13\n\x0breplaced_by\x18\x04 \x01(\t\"d\n\x0b\x41piKeyEntry\x12%\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x10.shoal.v1.ApiKey\x12\x15\n\rsecret_sha256\x18\x02 \x01(\x0c\x12\x17\n\x0f\x63reation_number\x18\x03 \x01(\x04\"\x87\x01\n\nQuotaEntry\x12\x10\n\x08quota_id\x18\x01 \x01(\t\x12\'\n\x07subject\x18\x02 \x01(\x0b\x32\x16.shoal.v1.QuotaSubject\x12%\n\x06limits\x18\x03 \x01(\x0b\x32\x15.shoal.v1.QuotaLimits\x12\x17\n\x0f\x63reation_number\x18\x04 \x01(\x04*o\n\x0f\x43ollectionState\x12 \n\x1c\x43OLLECTION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43OLLECTION_STATE_CREATING\x10\x01\x12\x1b\n\x17\x43OLLECTION_STATE_ACTIVE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.internal.v1.catalog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COLLECTIONSTATE']._serialized_start=1060
-  _globals['_COLLECTIONSTATE']._serialized_end=1171
+  _globals['_COLLECTIONSTATE']._serialized_start=1082
+  _globals['_COLLECTIONSTATE']._serialized_end=1193
   _globals['_BUCKETRUN']._serialized_start=111
   _globals['_BUCKETRUN']._serialized_end=151
   _globals['_SHARDENTRY']._serialized_start=153
   _globals['_SHARDENTRY']._serialized_end=264
   _globals['_COLLECTIONENTRY']._serialized_start=267
-  _globals['_COLLECTIONENTRY']._serialized_end=493
-  _globals['_SHARDDELETION']._serialized_start=495
-  _globals['_SHARDDELETION']._serialized_end=585
-  _globals['_DATABASEENTRY']._serialized_start=587
-  _globals['_DATABASEENTRY']._serialized_end=678
-  _globals['_TENANTENTRY']._serialized_start=680
-  _globals['_TENANTENTRY']._serialized_end=732
-  _globals['_WORKERENTRY']._serialized_start=734
-  _globals['_WORKERENTRY']._serialized_end=818
-  _globals['_APIKEYENTRY']._serialized_start=820
-  _globals['_APIKEYENTRY']._serialized_end=920
-  _globals['_QUOTAENTRY']._serialized_start=923
-  _globals['_QUOTAENTRY']._serialized_end=1058
+  _globals['_COLLECTIONENTRY']._serialized_end=515
+  _globals['_SHARDDELETION']._serialized_start=517
+  _globals['_SHARDDELETION']._serialized_end=607
+  _globals['_DATABASEENTRY']._serialized_start=609
+  _globals['_DATABASEENTRY']._serialized_end=700
+  _globals['_TENANTENTRY']._serialized_start=702
+  _globals['_TENANTENTRY']._serialized_end=754
+  _globals['_WORKERENTRY']._serialized_start=756
+  _globals['_WORKERENTRY']._serialized_end=840
+  _globals['_APIKEYENTRY']._serialized_start=842
+  _globals['_APIKEYENTRY']._serialized_end=942
+  _globals['_QUOTAENTRY']._serialized_start=945
+  _globals['_QUOTAENTRY']._serialized_end=1080
 # @@protoc_insertion_point(module_scope)

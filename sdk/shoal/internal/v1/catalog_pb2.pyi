@@ -127,6 +127,7 @@ class CollectionEntry(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     TABLE_VERSION_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
     database_id: _builtins.str
     """UUID of the database."""
     creation_number: _builtins.int
@@ -135,6 +136,10 @@ class CollectionEntry(_message.Message):
     """Where it is in its life."""
     table_version: _builtins.int
     """The table version of its last change."""
+    operation_id: _builtins.bytes
+    """If it was restored or cloned: 16 bytes that name the operation, so that a
+    repetition of the request finds what was made.
+    """
     @_builtins.property
     def collection(self) -> _collection_pb2.Collection:
         """What its users see: names, dimension, configuration in force, metadata."""
@@ -152,10 +157,11 @@ class CollectionEntry(_message.Message):
         shards: _abc.Iterable[Global___ShardEntry] | None = ...,
         state: Global___CollectionState.ValueType = ...,
         table_version: _builtins.int = ...,
+        operation_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "creation_number", b"creation_number", "database_id", b"database_id", "shards", b"shards", "state", b"state", "table_version", b"table_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "creation_number", b"creation_number", "database_id", b"database_id", "operation_id", b"operation_id", "shards", b"shards", "state", b"state", "table_version", b"table_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

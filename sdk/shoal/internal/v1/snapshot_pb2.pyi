@@ -124,6 +124,7 @@ class SnapshotManifest(_message.Message):
     CREATION_NUMBER_FIELD_NUMBER: _builtins.int
     ENTRY_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    TEMPORARY_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Version of this message: 1."""
     cluster_id: _builtins.str
@@ -132,6 +133,10 @@ class SnapshotManifest(_message.Message):
     """UUID of the database."""
     creation_number: _builtins.int
     """Rises with every snapshot: the order of lists."""
+    temporary: _builtins.bool
+    """Whether it is a clone's source, which no list shows, and which ends with the
+    clone.
+    """
     @_builtins.property
     def description(self) -> _snapshot_service_pb2.Snapshot:
         """What its users see."""
@@ -154,10 +159,11 @@ class SnapshotManifest(_message.Message):
         creation_number: _builtins.int = ...,
         entry: _catalog_pb2.CollectionEntry | None = ...,
         shards: _abc.Iterable[Global___StoredShard] | None = ...,
+        temporary: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "creation_number", b"creation_number", "database_id", b"database_id", "description", b"description", "entry", b"entry", "format", b"format", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "creation_number", b"creation_number", "database_id", b"database_id", "description", b"description", "entry", b"entry", "format", b"format", "shards", b"shards", "temporary", b"temporary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
