@@ -25,17 +25,22 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(workers: int) -> Iterator[int]:
-    """Run a cluster in a temporary directory; gives its port.
+def running(workers: int, directory: Path | None = None) -> Iterator[int]:
+    """Run a cluster; gives its port.
 
     Args:
         workers: Worker processes; 0 is one process with all roles.
+        directory: For its data; None for a temporary one.
     """
-    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as directory:
+    with contextlib.ExitStack() as stack:
+        if directory is None:
+            temporary = tempfile.TemporaryDirectory(prefix="shoal-bench-")
+            directory = Path(stack.enter_context(temporary))
+        directory.mkdir(exist_ok=True)
         port = free_port()
-        command = [sys.executable, "-m", "shoal_local", "up", "--data", directory]
+        command = [sys.executable, "-m", "shoal_local", "up", "--data", str(directory)]
         command += ["--workers", str(workers), "--port", str(port)]
-        with (Path(directory) / "output").open("wb") as output:
+        with (directory / "output").open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
             try:
                 _wait_until_ready(port)

@@ -52,6 +52,24 @@ def passages() -> Dataset:
     return _dataset("passages", base, queries)
 
 
+def passages_varied(count: int, neighbours: int = 10) -> Dataset:
+    """As many vectors as are wanted, made of the real ones.
+
+    Each further one lies between a passage and one of its nearest, where another passage on the
+    same subject would: searching is as hard as among real texts, and none stands there twice.
+    """
+    rng = np.random.default_rng(21)
+    real = passages()
+    base = real.base[:count]
+    near = np.argsort(-(base @ base.T), axis=1)[:, 1 : neighbours + 1]
+    own = rng.integers(0, len(base), count - len(base))
+    other = near[own, rng.integers(0, neighbours, len(own))]
+    share = rng.uniform(0.2, 0.8, (len(own), 1)).astype(np.float32)
+    noise = rng.standard_normal((len(own), base.shape[1])).astype(np.float32) * 0.01
+    further = base[own] * share + base[other] * (1 - share) + noise
+    return _dataset("passages, varied", np.concatenate([base, further]), real.queries)
+
+
 def mixture(count: int, dimension: int = 384, intrinsic: int = 32) -> Dataset:
     """A Gaussian mixture on a subspace: like embeddings, of any size.
 

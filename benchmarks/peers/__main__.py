@@ -24,6 +24,7 @@ KINDS = (
     Kind("Shoal server, 2 workers, 2 shards", "shoal", is_server=True, workers=2, shards=2),
     Kind("Chroma embedded", "chroma", is_server=False),
     Kind("Shoal embedded", "shoal", is_server=False),
+    Kind("raw USearch, 2 threads", "usearch", is_server=False),
 )
 
 WAYS = {
@@ -46,15 +47,19 @@ def main() -> None:
         "--ef-search", type=int, default=64, help="Chroma's; Shoal's is what gives the same recall"
     )
     parser.add_argument("--only", default="", help="measure stores whose names hold this")
+    parser.add_argument("--way", default="", help="measure ways whose names hold this")
     parser.add_argument("--data", choices=("both", "mixture", "passages"), default="both")
     parser.add_argument("--ingest-rounds", type=int, default=1)
     parser.add_argument("--chroma", type=Path, default=Path(".venv-peers/bin"))
+    parser.add_argument(
+        "--keep", type=Path, help="keep the loaded stores here, and use those that are there"
+    )
     parser.add_argument("--output", type=Path, help="keep the raw figures here, as JSON")
     options = parser.parse_args()
 
     makers: dict[str, Callable[[], Dataset]] = {
         "mixture": lambda: data.mixture(options.count),
-        "passages": data.passages,
+        "passages": lambda: data.passages_varied(options.count),
     }
     raw = {
         name: _measure(make(), options)
@@ -70,14 +75,21 @@ def _measure(dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
     print(f"\n## {dataset.name}\n", flush=True)
     raw: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-peers-")))
+        if options.keep:
+            home = options.keep / dataset.name.replace(" ", "-").replace(",", "")
+            home.mkdir(parents=True, exist_ok=True)
+        else:
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-peers-")))
         vectors = home / "vectors.npz"
         np.savez(vectors, base=dataset.base, queries=dataset.queries, truth=dataset.truth)
         systems: list[System] = []
-        for number, kind in enumerate(kind for kind in KINDS if options.only in kind.name):
-            directory = home / str(number)
-            directory.mkdir()
-            systems.append(stack.enter_context(started(kind, directory, vectors, options.chroma)))
+        for number, kind in enumerate(KINDS):
+            if options.only in kind.name:
+                directory = home / str(number)
+                directory.mkdir(exist_ok=True)
+                systems.append(
+                    stack.enter_context(started(kind, directory, vectors, options.chroma))
+                )
         for system in systems:
             raw[system.kind.name] = {
                 "load": system.do("load", shards=system.kind.shards, ef_search=options.ef_search),
@@ -86,31 +98,37 @@ def _measure(dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
             }
         _tune_all(systems, raw, options.ef_search)
         for way, (callers, batch) in WAYS.items():
-            _search(systems, raw, way, callers, batch, options)
-            _print_search(systems, raw, way)
-        print("\n| Ingest until searchable | records/s | ratio |\n|---|---|---|")
-        for turn in range(options.ingest_rounds):
-            for system in systems if turn % 2 == 0 else systems[::-1]:
-                raw[system.kind.name]["ingest"].append(system.do("ingest")["rate"])
-        for system in systems if options.ingest_rounds else ():
-            rates, base = raw[system.kind.name]["ingest"], _peer(raw, system.kind)["ingest"]
-            print(
-                f"| {system.kind.name} | {statistics.median(rates):,.0f} | {_ratio(rates, base)} |"
-            )
+            if options.way in way:
+                taking_part = [s for s in systems if s.kind.is_measured(batch)]
+                _search(taking_part, raw, way, callers, batch, options)
+                _print_search(taking_part, raw, way)
+        if options.ingest_rounds:
+            _ingest([s for s in systems if s.kind.is_measured(1)], raw, options.ingest_rounds)
     return raw
+
+
+def _ingest(systems: Sequence[System], raw: dict[str, Any], rounds: int) -> None:
+    """Write everything anew, taking turns."""
+    print("\n| Ingest until searchable | records/s | ratio |\n|---|---|---|")
+    for turn in range(rounds):
+        for system in systems if turn % 2 == 0 else systems[::-1]:
+            raw[system.kind.name]["ingest"].append(system.do("ingest")["rate"])
+    for system in systems:
+        rates, base = raw[system.kind.name]["ingest"], _peer(raw, system.kind)["ingest"]
+        print(f"| {system.kind.name} | {statistics.median(rates):,.0f} | {_ratio(rates, base)} |")
 
 
 def _tune_all(systems: Sequence[System], raw: dict[str, Any], ef_search: int) -> None:
     """Let Shoal search as far as it must for the recall that Chroma reaches."""
     reached = []
     for system in systems:
-        if system.kind.store != "shoal":
+        if system.kind.store == "chroma":
             recall = system.do("recall")["recall"]
             reached.append(recall)
             raw[system.kind.name]["tuned"] = {"ef_search": ef_search, "recall": recall}
     target = min(reached, default=0.98)
     for system in systems:
-        if system.kind.store == "shoal":
+        if system.kind.store != "chroma":
             raw[system.kind.name]["tuned"] = _tune(system, target)
 
 

@@ -26,7 +26,7 @@ class Kind:
 
     Attributes:
         name: For tables.
-        store: ``shoal`` or ``chroma``.
+        store: ``shoal``, ``chroma``, or ``usearch``, which is no store and measured with batches.
         workers: Of Shoal's server; None for an embedded store, or Chroma's server.
         is_server: Whether it is one.
         shards: Of the collection.
@@ -37,6 +37,10 @@ class Kind:
     is_server: bool
     workers: int | None = None
     shards: int = 1
+
+    def is_measured(self, batch: int) -> bool:
+        """Whether searches with so many queries a call say anything about it."""
+        return self.store != "usearch" or batch > 1
 
 
 class System:
@@ -108,14 +112,14 @@ def started(kind: Kind, directory: Path, vectors: Path, chroma_bin: Path) -> Ite
         elif kind.store == "shoal":
             assert kind.workers is not None
             before = set(_descendants(os.getpid()))
-            port = stack.enter_context(running(kind.workers))
+            port = stack.enter_context(running(kind.workers, directory / "data"))
             place = f"port:{port}"
             server = min(set(_descendants(os.getpid())) - before)
         else:
             port = free_port()
             server = stack.enter_context(_chroma(chroma_bin, directory, port)).pid
             place = f"port:{port}"
-        python = sys.executable if kind.store == "shoal" else str(chroma_bin / "python")
+        python = str(chroma_bin / "python") if kind.store == "chroma" else sys.executable
         driver = stack.enter_context(
             _process([python, str(DRIVER), kind.store, place, str(vectors)])
         )
