@@ -103,8 +103,7 @@ def scan_coarsely(
     keys = current_keys(source, rows)
     if keys is None:
         return None
-    places = np.searchsorted(stored.keys, keys)
-    places[places == len(stored.keys)] = 0
+    places = stored.places_of(keys)
     is_stored = stored.keys[places] == keys
     nearest = [Nearest(limit) for _ in range(len(queries.single))]
     outside = rows[~is_stored].tolist()

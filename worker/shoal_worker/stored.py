@@ -44,6 +44,18 @@ class Stored(NamedTuple):
     keys: npt.NDArray[np.uint64]
     matrix: npt.NDArray[np.generic]
 
+    def places_of(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+        """Give where each key is, if it is there; any place if not."""
+        first, end = int(self.keys[0]), len(self.keys)
+        if int(self.keys[-1]) - first + 1 == end:
+            # Without gaps, as long as nothing was replaced or deleted: no search, but a difference.
+            places = (keys - np.uint64(first)).astype(np.intp)
+            places[(keys < first) | (keys > self.keys[-1])] = 0
+            return places
+        places = np.searchsorted(self.keys, keys)
+        places[places == end] = 0
+        return places
+
 
 def stored_vectors(
     content: memoryview, kind: np.dtype[np.generic], dimension: int, count: int, last_key: int
