@@ -27,6 +27,7 @@ from shoal.errors import (
     InvalidArgumentError,
     OverloadedError,
     ShoalError,
+    UnimplementedError,
 )
 from shoal.server import metrics
 from shoal.server.calls import Call, current_request_id
@@ -139,6 +140,13 @@ class _MethodMetrics:
         child.inc(count)
 
 
+def _unimplemented(full_name: str) -> Callable[..., Any]:
+    async def refuse(request: Message, context: object) -> Message:
+        raise UnimplementedError(f"{full_name} is not there yet")
+
+    return refuse
+
+
 class BoundMethod:
     """One method of one service object.
 
@@ -172,10 +180,7 @@ class BoundMethod:
         self.response_class: type[Message] = message_factory.GetMessageClass(descriptor.output_type)
         function = getattr(instance, _snake_case(descriptor.name), None)
         if function is None:
-            raise TypeError(
-                f"{type(instance).__name__} does not implement {self.full_name}: "
-                f"it has no method {_snake_case(descriptor.name)!r}"
-            )
+            function = _unimplemented(self.full_name)
         self._function: Callable[..., Any] = function
         self._limit = limit
         self._max_request_bytes = max_request_bytes
