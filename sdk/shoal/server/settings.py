@@ -5,7 +5,8 @@ this order: flags (``--health-port 7701``), environment variables (``SHOAL_HEALT
 file (``--config FILE`` or ``SHOAL_CONFIG``), the default. In the file a role's settings stand in
 its table (``[gateway]``), so that one file serves all roles; those of `RoleSettings` may also stand
 above all tables and then hold for every role. All that is wrong is said at once, each with the
-setting, where it came from, the value, and what would be right.
+setting, where it came from, the value, and what would be right; also a variable or a name in the
+file that is no setting.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from shoal.errors import InvalidArgumentError
+from shoal.server.environment import PREFIX, injected, unknown
 
 __all__ = ["ROLES", "RoleSettings", "check_together", "is_loopback", "load", "setting"]
 
 ROLES: Final = ("coordinator", "worker", "gateway", "local")
 """Tables that a configuration file may have. ``local`` is that of ``shoal up``."""
 
-_ENVIRONMENT_PREFIX: Final = "SHOAL_"
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 
@@ -208,8 +209,9 @@ def load(
     """
     kinds = _kinds(settings_class)
     flags = vars(_parser(settings_class, kinds, role, program, description).parse_args(arguments))
-    wrong: list[str] = []
-    file = flags.pop("config") or environment.get(_ENVIRONMENT_PREFIX + "CONFIG")
+    wrong = list(unknown(environment, kinds))
+    environment = {n: v for n, v in environment.items() if n not in injected(environment)}
+    file = flags.pop("config") or environment.get(PREFIX + "CONFIG")
     table = _from_file(Path(file), role, kinds, wrong) if file else {}
     values: dict[str, Any] = {}
     for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
@@ -374,7 +376,7 @@ def _flag(name: str) -> str:
 
 
 def _variable(name: str) -> str:
-    return _ENVIRONMENT_PREFIX + name.upper()
+    return PREFIX + name.upper()
 
 
 def _parser(
