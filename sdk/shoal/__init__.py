@@ -33,6 +33,8 @@ from shoal.embedding_functions import (
 )
 from shoal.errors import (
     AlreadyExistsError,
+    BackupExistsError,
+    BackupNotFoundError,
     BatchTooLargeError,
     CollectionExistsError,
     CollectionNotFoundError,
@@ -74,6 +76,7 @@ from shoal.results import (
 )
 from shoal.search import K, Key, Knn, Rank, Rrf, Search, Text, Val
 from shoal.search_result import SearchResult
+from shoal.snapshots import Backup, Snapshot
 from shoal.types import (
     DatabaseInfo,
     Embedding,
@@ -103,6 +106,9 @@ __all__ = [
     "AsyncCollection",
     "AsyncEphemeralClient",
     "AsyncPersistentClient",
+    "Backup",
+    "BackupExistsError",
+    "BackupNotFoundError",
     "BatchTooLargeError",
     "Client",
     "Collection",
@@ -151,6 +157,7 @@ __all__ = [
     "SearchResult",
     "ShardPlan",
     "ShoalError",
+    "Snapshot",
     "SnapshotExistsError",
     "SnapshotNotFoundError",
     "Space",

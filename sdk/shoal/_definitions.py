@@ -184,6 +184,25 @@ def define_copy(
     return Copy(Definition(request, embedding_function, embeds=True), embeds_again)
 
 
+def define_overrides(configuration_: Any) -> tuple[collection_pb2.CollectionConfiguration, Any]:
+    """Check what is to take the place of a configuration where a collection is made of another.
+
+    Returns:
+        The message, with nothing but what is set; and the embedding function for `embedder_of`.
+
+    Raises:
+        InvalidArgumentError: Something is not allowed, or contradicts something else.
+    """
+    configured, described = configuration.split_configuration(configuration_)
+    message = collection_pb2.CollectionConfiguration(hnsw=configuration.hnsw_to_message(configured))
+    if described is None:
+        return message, Choice.STORED
+    function, stored = _function(Choice.DEFAULT, described)
+    if stored is not None:
+        message.embedding_function.CopyFrom(stored)
+    return message, Choice.STORED if function is None else function
+
+
 def embedder_of(collection: collection_pb2.Collection, embedding_function: Any) -> Embedder:
     """Make the embedder of an existing collection.
 

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from shoal.v1 import admin_service_pb2 as admin
 from shoal.v1 import collection_service_pb2 as collections
 from shoal.v1 import record_service_pb2 as records
+from shoal.v1 import snapshot_service_pb2 as snapshots
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -48,6 +49,7 @@ class Method(Generic[Request, Response]):
 _RECORDS: Final = "shoal.v1.RecordService"
 _COLLECTIONS: Final = "shoal.v1.CollectionService"
 _ADMIN: Final = "shoal.v1.AdminService"
+_SNAPSHOTS: Final = "shoal.v1.SnapshotService"
 
 ADD: Final[Method[records.AddRequest, records.AddResponse]] = Method(
     _RECORDS, "Add", records.AddResponse.FromString, True, True
@@ -135,4 +137,39 @@ LIST_DATABASES: Final[Method[admin.ListDatabasesRequest, admin.ListDatabasesResp
 )
 DELETE_DATABASE: Final[Method[admin.DeleteDatabaseRequest, admin.DeleteDatabaseResponse]] = Method(
     _ADMIN, "DeleteDatabase", admin.DeleteDatabaseResponse.FromString, False
+)
+
+CREATE_SNAPSHOT: Final[
+    Method[snapshots.CreateSnapshotRequest, snapshots.CreateSnapshotResponse]
+] = Method(_SNAPSHOTS, "CreateSnapshot", snapshots.CreateSnapshotResponse.FromString, False)
+GET_SNAPSHOT: Final[Method[snapshots.GetSnapshotRequest, snapshots.GetSnapshotResponse]] = Method(
+    _SNAPSHOTS, "GetSnapshot", snapshots.GetSnapshotResponse.FromString, True
+)
+LIST_SNAPSHOTS: Final[Method[snapshots.ListSnapshotsRequest, snapshots.ListSnapshotsResponse]] = (
+    Method(_SNAPSHOTS, "ListSnapshots", snapshots.ListSnapshotsResponse.FromString, True)
+)
+DELETE_SNAPSHOT: Final[
+    Method[snapshots.DeleteSnapshotRequest, snapshots.DeleteSnapshotResponse]
+] = Method(_SNAPSHOTS, "DeleteSnapshot", snapshots.DeleteSnapshotResponse.FromString, False)
+# These name their operation: a repetition waits for what the first has begun.
+RESTORE_SNAPSHOT: Final[
+    Method[snapshots.RestoreSnapshotRequest, snapshots.RestoreSnapshotResponse]
+] = Method(_SNAPSHOTS, "RestoreSnapshot", snapshots.RestoreSnapshotResponse.FromString, True)
+CLONE_COLLECTION: Final[
+    Method[snapshots.CloneCollectionRequest, snapshots.CloneCollectionResponse]
+] = Method(_SNAPSHOTS, "CloneCollection", snapshots.CloneCollectionResponse.FromString, True)
+RESTORE_BACKUP: Final[Method[snapshots.RestoreBackupRequest, snapshots.RestoreBackupResponse]] = (
+    Method(_SNAPSHOTS, "RestoreBackup", snapshots.RestoreBackupResponse.FromString, True)
+)
+CREATE_BACKUP: Final[Method[snapshots.CreateBackupRequest, snapshots.CreateBackupResponse]] = (
+    Method(_SNAPSHOTS, "CreateBackup", snapshots.CreateBackupResponse.FromString, False)
+)
+GET_BACKUP: Final[Method[snapshots.GetBackupRequest, snapshots.GetBackupResponse]] = Method(
+    _SNAPSHOTS, "GetBackup", snapshots.GetBackupResponse.FromString, True
+)
+LIST_BACKUPS: Final[Method[snapshots.ListBackupsRequest, snapshots.ListBackupsResponse]] = Method(
+    _SNAPSHOTS, "ListBackups", snapshots.ListBackupsResponse.FromString, True
+)
+DELETE_BACKUP: Final[Method[snapshots.DeleteBackupRequest, snapshots.DeleteBackupResponse]] = (
+    Method(_SNAPSHOTS, "DeleteBackup", snapshots.DeleteBackupResponse.FromString, False)
 )

@@ -23,6 +23,12 @@ class Progress:
             tqdm = import_extra("tqdm", "progress=True", "pip install 'shoal[progress]'")
             self._bar = tqdm.tqdm(total=total, desc=title, unit=" records", unit_scale=True)
 
+    def expect(self, total: int) -> None:
+        """Say how many there are in all, as soon as that is known."""
+        if self._bar is not None and total and self._bar.total != total:
+            self._bar.total = total
+            self._bar.refresh()
+
     def advance(self, count: int) -> None:
         """Say that so many more are done."""
         if self._bar is not None:

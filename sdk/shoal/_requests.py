@@ -15,7 +15,13 @@ from shoal.v1 import collection_pb2, filter_pb2, record_service_pb2, value_pb2
 from shoal.wire.filters import where_document_from_dict, where_from_dict
 from shoal.wire.limits import Limits
 from shoal.wire.metadata import metadata_to_message
-from shoal.wire.validation import WRITE_ID_BYTES, check_collection_metadata, check_name, invalid
+from shoal.wire.validation import (
+    WRITE_ID_BYTES,
+    check_collection_metadata,
+    check_name,
+    check_snapshot_name,
+    invalid,
+)
 from shoal.wire.vectors import encode_vectors
 
 INCLUDES: Final[Mapping[str, value_pb2.Include.ValueType]] = {
@@ -165,6 +171,17 @@ def checked_name(kind: str, name: object) -> str:
     """
     text = check_text(f"the {kind}'s name", name)
     check_name(kind, text)
+    return text
+
+
+def checked_snapshot_name(kind: str, name: object) -> str:
+    """Check the name of a snapshot or backup.
+
+    Raises:
+        InvalidArgumentError: It is not a valid one.
+    """
+    text = check_text(f"the {kind}'s name", name)
+    check_snapshot_name(text)
     return text
 
 

@@ -6,9 +6,10 @@ ShoalError
 │   ├── DimensionMismatchError · DuplicateIDError · BatchTooLargeError
 ├── NotFoundError(KeyError)               what it names is not there
 │   ├── CollectionNotFoundError · TenantNotFoundError · DatabaseNotFoundError
-│   ├── SnapshotNotFoundError
+│   ├── SnapshotNotFoundError · BackupNotFoundError
 ├── AlreadyExistsError(ValueError)        the name is taken
 │   ├── CollectionExistsError · TenantExistsError · DatabaseExistsError · SnapshotExistsError
+│   ├── BackupExistsError
 ├── FailedPreconditionError               the state forbids it; change the state first
 ├── UnauthenticatedError · PermissionDeniedError
 ├── QuotaExceededError · OverloadedError  too much; wait, or ask for more
@@ -34,6 +35,8 @@ from typing import ClassVar, Final, Literal
 
 __all__ = [
     "AlreadyExistsError",
+    "BackupExistsError",
+    "BackupNotFoundError",
     "BatchTooLargeError",
     "CollectionExistsError",
     "CollectionNotFoundError",
@@ -174,6 +177,12 @@ class SnapshotNotFoundError(NotFoundError):
     reason = "SNAPSHOT_NOT_FOUND"
 
 
+class BackupNotFoundError(NotFoundError):
+    """No such backup."""
+
+    reason = "BACKUP_NOT_FOUND"
+
+
 class AlreadyExistsError(ShoalError, ValueError):
     """The name is taken."""
 
@@ -203,6 +212,12 @@ class SnapshotExistsError(AlreadyExistsError):
     """The snapshot's name is taken."""
 
     reason = "SNAPSHOT_EXISTS"
+
+
+class BackupExistsError(AlreadyExistsError):
+    """The backup's name is taken."""
+
+    reason = "BACKUP_EXISTS"
 
 
 class FailedPreconditionError(ShoalError):

@@ -1,4 +1,4 @@
-"""The client for tenants and databases."""
+"""The client for tenants, databases and backups."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from typing import Self
 import grpc
 
 from shoal import _requests
-from shoal._async import opening
+from shoal._async import opening, operations
 from shoal._defaults import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_TENANT, DEFAULT_TIMEOUT_S
 from shoal._methods import (
+    CREATE_BACKUP,
     CREATE_DATABASE,
     CREATE_TENANT,
+    DELETE_BACKUP,
     DELETE_DATABASE,
+    GET_BACKUP,
     GET_DATABASE,
     GET_TENANT,
+    LIST_BACKUPS,
     LIST_DATABASES,
+    RESTORE_BACKUP,
 )
+from shoal.snapshots import Backup, backup_from_message
 from shoal.types import DatabaseInfo, TenantInfo
-from shoal.v1 import admin_service_pb2
+from shoal.v1 import admin_service_pb2, snapshot_service_pb2
 
 
 class AsyncAdminClient:
-    """Creates, describes and deletes tenants and databases.
+    """Creates, describes and deletes tenants and databases; takes and restores backups.
 
     Args:
         host: Where the server is; name or IP address.
@@ -156,6 +162,105 @@ class AsyncAdminClient:
                 return found
             request.page_token = response.next_page_token
             request.offset = 0
+
+    async def create_backup(self, name: str) -> Backup:
+        """Take a backup of the whole cluster while it serves: all collections at one point in time.
+
+        Tenants, databases, API keys and quotas are in it. Returns when that point is fixed; the
+        copying goes on until `describe_backup` says ``Ready``.
+
+        Args:
+            name: 1 to 45 lowercase letters, digits and hyphens, first and last no hyphen.
+
+        Raises:
+            BackupExistsError: The name is taken.
+            FailedPreconditionError: The server has no snapshot store.
+        """
+        request = snapshot_service_pb2.CreateBackupRequest(
+            name=_requests.checked_snapshot_name("backup", name)
+        )
+        response = await self._session.call(CREATE_BACKUP, request)
+        return backup_from_message(response.backup)
+
+    async def describe_backup(self, name: str) -> Backup:
+        """Describe a backup as it is now.
+
+        Raises:
+            BackupNotFoundError: There is none of this name.
+        """
+        request = snapshot_service_pb2.GetBackupRequest(
+            name=_requests.checked_snapshot_name("backup", name)
+        )
+        return backup_from_message((await self._session.call(GET_BACKUP, request)).backup)
+
+    async def list_backups(self, limit: int | None = None) -> list[Backup]:
+        """List the cluster's backups in order of creation.
+
+        Args:
+            limit: At most so many; None: all.
+        """
+        wanted = _requests.check_optional_count("limit", limit)
+        request = snapshot_service_pb2.ListBackupsRequest()
+        found: list[Backup] = []
+        while True:
+            if wanted is not None:
+                request.limit = _requests.fits_uint32(wanted - len(found))
+            response = await self._session.call(LIST_BACKUPS, request)
+            found += map(backup_from_message, response.backups)
+            if not response.next_page_token or (wanted is not None and len(found) >= wanted):
+                return found
+            request.page_token = response.next_page_token
+
+    async def delete_backup(self, name: str) -> None:
+        """Delete a backup. Its name is free when its files are gone, a moment later.
+
+        Raises:
+            BackupNotFoundError: There is none of this name.
+            FailedPreconditionError: It is being restored.
+        """
+        request = snapshot_service_pb2.DeleteBackupRequest(
+            name=_requests.checked_snapshot_name("backup", name)
+        )
+        await self._session.call(DELETE_BACKUP, request)
+
+    async def restore_backup(
+        self,
+        name: str,
+        *,
+        cluster_id: str = "",
+        store: str = "",
+        progress: bool = False,
+    ) -> int:
+        """Restore a backup, of any cluster, into this one, which must have no collections.
+
+        Collections keep their names, UUIDs and order; tenants, databases, API keys and quotas are
+        restored with them. The number of workers need not be the same. Takes as long as it takes;
+        `timeout` is that of each call. All is there when it returns, and nothing if it fails.
+
+        Args:
+            name: Of the backup.
+            cluster_id: The cluster that took it, if the store holds several of this name.
+            store: URL of the snapshot store in which it lies, if that is not this cluster's own.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            How many collections were restored.
+
+        Raises:
+            BackupNotFoundError: There is none of this name.
+            FailedPreconditionError: The cluster has collections.
+            DataLossError: The backup's files are damaged or incomplete.
+        """
+        request = snapshot_service_pb2.RestoreBackupRequest(
+            operation_id=operations.new_operation_id(),
+            name=_requests.checked_snapshot_name("backup", name),
+            cluster_id=_requests.check_text("cluster_id", cluster_id),
+            store=_requests.check_text("store", store),
+        )
+        response = await operations.finish(
+            self._session, RESTORE_BACKUP, request, f"restoring {name}", progress=progress
+        )
+        return response.collection_count
 
 
 def _described(database: admin_service_pb2.Database) -> DatabaseInfo:

@@ -12,7 +12,7 @@ from uuid import UUID
 import grpc
 
 from shoal import _definitions, _requests
-from shoal._async import opening
+from shoal._async import opening, operations
 from shoal._async.collection import AsyncCollection
 from shoal._defaults import (
     DEFAULT_DATABASE,
@@ -25,17 +25,28 @@ from shoal._embedder import Choice, CreateChoice, GetChoice
 from shoal._methods import (
     COUNT_COLLECTIONS,
     CREATE_COLLECTION,
+    CREATE_SNAPSHOT,
     DELETE_COLLECTION,
+    DELETE_SNAPSHOT,
     GET_COLLECTION,
     GET_OR_CREATE_COLLECTION,
+    GET_SNAPSHOT,
     GET_VERSION,
     HEARTBEAT,
     LIST_COLLECTIONS,
+    LIST_SNAPSHOTS,
     RESET,
+    RESTORE_SNAPSHOT,
 )
 from shoal.configuration import HNSWConfiguration
 from shoal.errors import CollectionNotFoundError
-from shoal.v1 import admin_service_pb2, collection_pb2, collection_service_pb2
+from shoal.snapshots import Snapshot, snapshot_from_message
+from shoal.v1 import (
+    admin_service_pb2,
+    collection_pb2,
+    collection_service_pb2,
+    snapshot_service_pb2,
+)
 from shoal.wire.validation import invalid
 
 
@@ -278,6 +289,119 @@ class AsyncClient:
             tenant=self._tenant, database=self._database
         )
         return (await self._session.call(COUNT_COLLECTIONS, request)).count
+
+    async def create_snapshot(self, name: str, source: str) -> Snapshot:
+        """Take a snapshot of a collection while it serves.
+
+        All its shards are taken at one point in time: what was written before this call is in, what
+        is written after it returns is not, and no write is in by half. Returns when that point is
+        fixed; the copying goes on until `describe_snapshot` says ``Ready``.
+
+        Args:
+            name: 1 to 45 lowercase letters, digits and hyphens, first and last no hyphen.
+            source: The collection's name.
+
+        Raises:
+            SnapshotExistsError: The name is taken.
+            CollectionNotFoundError: There is no such collection.
+            QuotaExceededError: There may be no more snapshots.
+            FailedPreconditionError: The server has no snapshot store.
+        """
+        request = snapshot_service_pb2.CreateSnapshotRequest(
+            name=_requests.checked_snapshot_name("snapshot", name),
+            source=_requests.by_name(
+                self._tenant, self._database, _requests.check_text("source", source)
+            ),
+        )
+        response = await self._session.call(CREATE_SNAPSHOT, request)
+        return snapshot_from_message(response.snapshot)
+
+    async def describe_snapshot(self, name: str) -> Snapshot:
+        """Describe a snapshot as it is now.
+
+        Raises:
+            SnapshotNotFoundError: There is none of this name.
+        """
+        request = snapshot_service_pb2.GetSnapshotRequest(snapshot=self._snapshot(name))
+        response = await self._session.call(GET_SNAPSHOT, request)
+        return snapshot_from_message(response.snapshot)
+
+    async def list_snapshots(self, limit: int | None = None) -> list[Snapshot]:
+        """List the snapshots of the database in order of creation.
+
+        Args:
+            limit: At most so many; None: all.
+        """
+        wanted = _requests.check_optional_count("limit", limit)
+        request = snapshot_service_pb2.ListSnapshotsRequest(
+            tenant=self._tenant, database=self._database
+        )
+        found: list[Snapshot] = []
+        while True:
+            if wanted is not None:
+                request.limit = _requests.fits_uint32(wanted - len(found))
+            response = await self._session.call(LIST_SNAPSHOTS, request)
+            found += map(snapshot_from_message, response.snapshots)
+            if not response.next_page_token or (wanted is not None and len(found) >= wanted):
+                return found
+            request.page_token = response.next_page_token
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Delete a snapshot. Its name is free when its files are gone, a moment later.
+
+        Raises:
+            SnapshotNotFoundError: There is none of this name.
+            FailedPreconditionError: It is being restored.
+        """
+        request = snapshot_service_pb2.DeleteSnapshotRequest(snapshot=self._snapshot(name))
+        await self._session.call(DELETE_SNAPSHOT, request)
+
+    async def restore_snapshot(
+        self,
+        name: str,
+        into: str,
+        configuration: HNSWConfiguration | Mapping[str, Any] | None = None,
+        *,
+        progress: bool = False,
+    ) -> AsyncCollection:
+        """Make a new collection of a snapshot: the same records in the same order.
+
+        Takes as long as it takes; `timeout` is that of each call. All is there when it returns,
+        and nothing if it fails.
+
+        Args:
+            name: Of the snapshot.
+            into: Name of the new collection.
+            configuration: What is to be otherwise than in the source: space, quantization, shards
+                and the rest; the dimension cannot differ.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            SnapshotNotFoundError: There is none of this name.
+            CollectionExistsError: The collection's name is taken.
+            FailedPreconditionError: The snapshot is not ready.
+            DataLossError: Its files are damaged or incomplete.
+            InvalidArgumentError: The records do not fit the configuration.
+        """
+        overrides, function = _definitions.define_overrides(configuration)
+        request = snapshot_service_pb2.RestoreSnapshotRequest(
+            operation_id=operations.new_operation_id(),
+            snapshot=self._snapshot(name),
+            into=_requests.checked_name("collection", into),
+            configuration=overrides,
+        )
+        response = await operations.finish(
+            self._session, RESTORE_SNAPSHOT, request, f"restoring {name}", progress=progress
+        )
+        embedder = _definitions.embedder_of(response.collection, function)
+        return AsyncCollection(self._session, response.collection, embedder)
+
+    def _snapshot(self, name: str) -> snapshot_service_pb2.SnapshotReference:
+        return snapshot_service_pb2.SnapshotReference(
+            tenant=self._tenant,
+            database=self._database,
+            name=_requests.checked_snapshot_name("snapshot", name),
+        )
 
 
 class AsyncPersistentClient(AsyncClient):

@@ -9,9 +9,10 @@ from uuid import UUID
 
 from shoal import _definitions, _requests, _tables, errors
 from shoal._embedder import AnyFunction, Choice, CreateChoice, Embedder, describe
-from shoal._methods import COUNT, DELETE, UPDATE_COLLECTION, UPDATE_WHERE
+from shoal._methods import CLONE_COLLECTION, COUNT, DELETE, UPDATE_COLLECTION, UPDATE_WHERE
 from shoal._progress import Progress
 from shoal._rendering import render_fields
+from shoal._sync import operations
 from shoal._sync.ranking import Ranker
 from shoal._sync.reading import Reader
 from shoal._sync.session import Session
@@ -19,6 +20,7 @@ from shoal._sync.writing import Writer
 from shoal._tables import ColumnNames
 from shoal.configuration import (
     CollectionConfiguration,
+    HNSWConfiguration,
     check_changes,
     hnsw_from_message,
     hnsw_to_message,
@@ -34,7 +36,12 @@ from shoal.results import (
 from shoal.search import Search, SupportsToDict
 from shoal.search_result import SearchResult
 from shoal.types import Embedding, Embeddings, Include, Metadata, OneOrMany, Where, WhereDocument
-from shoal.v1 import collection_pb2, collection_service_pb2, record_service_pb2
+from shoal.v1 import (
+    collection_pb2,
+    collection_service_pb2,
+    record_service_pb2,
+    snapshot_service_pb2,
+)
 from shoal.wire.metadata import metadata_from_message
 from shoal.wire.validation import invalid
 
@@ -549,6 +556,49 @@ class Collection:
         )
         response = self._session.call(UPDATE_COLLECTION, request)
         self._message.CopyFrom(response.collection)
+
+    def clone(
+        self,
+        name: str,
+        configuration: HNSWConfiguration | Mapping[str, Any] | None = None,
+        where: Where | None = None,
+        where_document: WhereDocument | None = None,
+        *,
+        progress: bool = False,
+    ) -> Collection:
+        """Make another collection of this one on the server, as it is at one point in time.
+
+        The records keep their order, and do not leave the cluster. Takes as long as it takes;
+        `timeout` is that of each call. All is there when it returns, and nothing if it fails.
+
+        Args:
+            name: Of the clone, in the same database.
+            configuration: What is to be otherwise: space, quantization, shards, `max_neighbors` and
+                the rest; the dimension cannot differ.
+            where: Only records that match, by metadata.
+            where_document: Only records that match, by document.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            CollectionExistsError: The name is taken.
+            InvalidArgumentError: The records do not fit the configuration.
+            FailedPreconditionError: The server has no snapshot store.
+        """
+        limits = self._session.limits()
+        overrides, function = _definitions.define_overrides(configuration)
+        request = snapshot_service_pb2.CloneCollectionRequest(
+            operation_id=operations.new_operation_id(),
+            source=self._reference,
+            into=_requests.checked_name("collection", name),
+            configuration=overrides,
+            where=_requests.check_where(where, limits),
+            where_document=_requests.check_where_document(where_document, limits),
+        )
+        response = operations.finish(
+            self._session, CLONE_COLLECTION, request, f"cloning {self.name}", progress=progress
+        )
+        embedder = _definitions.embedder_of(response.collection, function)
+        return Collection(self._session, response.collection, embedder)
 
     def copy_to(
         self,

@@ -37,6 +37,7 @@ __all__ = [
     "invalid",
 ]
 
+_SNAPSHOT_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*[a-zA-Z0-9]")
 _NAME_MIN: Final = 3
 _NAME_MAX: Final = 512
@@ -79,6 +80,24 @@ def check_name(kind: str, name: str, field: str = "name") -> None:
         problem = "must not be an IPv4 address"
     if problem:
         raise invalid(field, f"{kind} name {shown(name)} {problem}")
+
+
+def check_snapshot_name(name: str, field: str = "name") -> None:
+    """Check the name of a snapshot or backup.
+
+    Args:
+        name: 1 to 45 lowercase letters, digits and hyphens, first and last no hyphen.
+        field: Where it stood in the request.
+
+    Raises:
+        InvalidArgumentError: It breaks these rules.
+    """
+    if not _SNAPSHOT_NAME.fullmatch(name):
+        raise invalid(
+            field,
+            f"{field} is {shown(name)}: 1 to 45 lowercase letters, digits and hyphens, of which "
+            "the first and last is no hyphen, would be right",
+        )
 
 
 def _is_ipv4(name: str) -> bool:
