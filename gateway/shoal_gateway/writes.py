@@ -6,6 +6,7 @@ refused for what it contains changes nothing anywhere.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -55,6 +56,8 @@ _Request: TypeAlias = (
 _DIGEST_VERSION: Final = b"\x01"
 """1: XXH3-128 over the name of the request, the collection's UUID and the fields, each serialised
 deterministically and preceded by its length."""
+
+_BATCH_ID_BYTES: Final = 16
 
 _UPDATE: Final = worker_service_pb2.WRITE_KIND_UPDATE
 
@@ -267,6 +270,7 @@ class Writer:
         wanted = Wanted.of(route, filters, ids)
         left = limit
         shares: dict[str, int] | None = None
+        batch: _BatchName | None = None
         while shards:
             if shares is None:
                 rest = {shard.shard_id for _, shard in shards}
@@ -279,6 +283,10 @@ class Writer:
                     else {}
                 )
             owner, shard = shards.pop(0)
+            if batch is None:
+                batch = _BatchName(
+                    [s.shard_id for s in route.shards if request.write_id or shares.get(s.shard_id)]
+                )
             share = shares.get(shard.shard_id, 0)
             if not share and not request.write_id:
                 continue
@@ -288,6 +296,7 @@ class Writer:
                 shard_request.delete.ids.values.extend(wanted.ids_of.get(shard.shard_id, ()))
                 shard_request.delete.ids.SetInParent()
             shard_request.delete.limit = share
+            batch.put_into(shard_request)
             (outcome,) = await self._fan_out.write(route, [(shard, shard_request)], context)
             parts.append(Part(shard.shard_id, (), outcome))
             if isinstance(outcome, WriteFailure):
@@ -316,6 +325,9 @@ class Writer:
         context: CallContext,
     ) -> Written:
         context.check()
+        batch = _BatchName([shard.shard_id for shard, _ in writes])
+        for _, shard_request in writes:
+            batch.put_into(shard_request)
         outcomes = await self._fan_out.write(route, writes, context)
         return summed(
             [
@@ -346,6 +358,23 @@ class Writer:
         if route.dimension:
             check_dimension(route, dimension, "records.vectors.dimension")
         return route
+
+
+class _BatchName:
+    """Names one attempt to write a batch, if it goes to several shards.
+
+    By it they know its parts, so that no cut over them has only some.
+    """
+
+    def __init__(self, shard_ids: Sequence[str]) -> None:
+        self._shard_ids = shard_ids
+        self._id = os.urandom(_BATCH_ID_BYTES) if len(shard_ids) > 1 else b""
+
+    def put_into(self, request: worker_service_pb2.WriteShardRequest) -> None:
+        """Put it into the request to one of the shards."""
+        if self._id:
+            request.batch_id = self._id
+            request.batch_shard_ids.extend(self._shard_ids)
 
 
 def _by_owner(route: CollectionRoute, ids: Sequence[str] | None) -> list[tuple[int, Sequence[int]]]:

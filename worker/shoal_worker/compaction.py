@@ -202,6 +202,8 @@ class Compaction:
             EnvironmentClosedError: If the shard was closed meanwhile.
         """
         shard = self._shard
+        if shard.is_being_cut:
+            raise CompactionError("a state of the shard is being copied")
         before_bytes = shard.environment.file_bytes
         self._check_disk(before_bytes)
         if self._is_erasing:

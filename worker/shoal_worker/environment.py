@@ -6,14 +6,15 @@ shut for new transactions, the live ones are waited for, and then it opens again
 the map full is aborted, the map doubled, and the write run again from its beginning: it must be
 repeatable.
 
-The commit is the sync: LMDB's defaults (sync, metasync, no writemap) are what law 1 demands, and
-are never changed here.
+The commit is the sync: LMDB's defaults (sync, metasync, no writemap) are what law 1 demands. They
+are changed for drafts alone: files that nobody relies on before they are synced as a whole.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeAlias, TypeVar
@@ -22,7 +23,16 @@ import lmdb
 
 from shoal.server.cut_short import cut_short
 
-__all__ = ["Cursor", "Database", "Environment", "EnvironmentClosedError", "Reader", "Transaction"]
+__all__ = [
+    "Cursor",
+    "Database",
+    "Environment",
+    "EnvironmentClosedError",
+    "Reader",
+    "StandingReader",
+    "StandingReaderEndedError",
+    "Transaction",
+]
 
 # Values come out as memoryviews into the map: they must not outlive their transaction, nor, in a
 # write transaction, the next change.
@@ -38,6 +48,10 @@ thousands of open shards stay far below the 128 TiB a process has."""
 
 MAX_READERS: Final = 254
 """Reader slots of an environment: searches on threads and on the event loop, far fewer."""
+
+STANDING_MAP_BYTES: Final = 16 * 1024 * 1024 * 1024
+"""Room in the map, address space alone, for what is written while a reader stands: minutes at the
+speed of a disk. Beyond it the reader is ended, for the writers do not wait."""
 
 _META_PAGES: Final = 2
 
@@ -77,6 +91,55 @@ class Reader:
         self._environment._leave()
 
 
+class StandingReaderEndedError(Exception):
+    """A standing reader was ended: its environment was closed, or its map had to grow."""
+
+
+class StandingReader:
+    """A read transaction that stands for minutes, used in short steps.
+
+    Between two steps nobody waits for it: closing the environment, and growing its map, ends it
+    instead. What a step reads must be copied before it ends. The pages of its state are not used
+    again as long as it stands.
+    """
+
+    __slots__ = ("_environment", "_txn", "_wrong")
+
+    def __init__(self, environment: Environment, txn: Transaction) -> None:
+        self._environment = environment
+        self._txn: Transaction | None = txn
+        self._wrong = "it was ended"
+
+    @contextmanager
+    def step(self) -> Iterator[Transaction]:
+        """Give the transaction for a step.
+
+        Raises:
+            StandingReaderEndedError: If it was ended.
+        """
+        try:
+            self._environment._enter()
+        except EnvironmentClosedError as error:
+            raise StandingReaderEndedError("the shard was closed") from error
+        try:
+            if self._txn is None:
+                raise StandingReaderEndedError(self._wrong)
+            yield self._txn
+        finally:
+            self._environment._leave()
+
+    def close(self) -> None:
+        """End it; harmless if it was ended."""
+        self._environment._end_standing(self)
+
+    def _end(self, why: str) -> None:
+        """With no transaction under way, or by its owner."""
+        txn, self._txn = self._txn, None
+        self._wrong = why
+        if txn is not None:
+            txn.abort()
+
+
 class Environment:
     """An LMDB file with named databases.
 
@@ -86,6 +149,8 @@ class Environment:
         derived: Names of databases that can be made again: created where missing in any case.
         create: Whether the file may be made. Otherwise it must be there.
         initial_map_bytes: Address space to begin with.
+        is_draft: Commits are not synced: for a file that is thrown away if anything happens before
+            `sync` was called, and that nobody but its maker reads.
 
     Raises:
         FileNotFoundError: It is not there, and was not to be created.
@@ -100,6 +165,7 @@ class Environment:
         create: bool,
         derived: Sequence[str] = (),
         initial_map_bytes: int = INITIAL_MAP_BYTES,
+        is_draft: bool = False,
     ) -> None:
         if not create and not path.is_file():
             # lmdb would create an empty environment: absence is never an instruction.
@@ -119,6 +185,8 @@ class Environment:
             create=create,
             # Reads touch scattered pages; the kernel's read-ahead would fetch their neighbours.
             readahead=False,
+            sync=not is_draft,
+            metasync=not is_draft,
         )
         self._map_bytes = map_bytes
         self._check_length()
@@ -133,6 +201,7 @@ class Environment:
         self._live = 0  # guarded by _gate: transactions that are under way
         self._shut = False  # guarded by _gate: no new transaction may begin
         self._closed = False  # guarded by _gate
+        self._standing: set[StandingReader] = set()  # guarded by _gate
 
     def _check_length(self) -> None:
         last_page, page = self._environment.info()["last_pgno"], self._environment.stat()["psize"]
@@ -181,6 +250,34 @@ class Environment:
             self._leave()
             raise
 
+    def stand(self) -> StandingReader:
+        """Begin a read transaction on the newest committed state, to be used in steps."""
+        self._enter()
+        try:
+            reader = StandingReader(self, self._begin())
+            with self._gate:
+                self._standing.add(reader)
+            return reader
+        finally:
+            self._leave()
+
+    def _end_standing(self, reader: StandingReader) -> None:
+        with self._gate:
+            if reader in self._standing:
+                self._standing.discard(reader)
+                reader._end("it was closed")
+
+    def _end_all_standing(self, why: str) -> None:
+        """With the gate held and shut, and no transaction under way."""
+        for reader in self._standing:
+            reader._end(why)
+        self._standing.clear()
+
+    @property
+    def has_standing_readers(self) -> bool:
+        """Whether somebody reads one of its states in steps."""
+        return bool(self._standing)
+
     def _begin(self) -> Transaction:
         # lmdb keeps the last transaction that ended for the next one: this is not an allocation.
         return self._environment.begin(buffers=True)
@@ -216,7 +313,7 @@ class Environment:
                 self._leave()
             self._grow()
 
-    def _grow(self) -> None:
+    def _grow(self, at_least: int = 0) -> None:
         with self._gate:
             if self._closed:
                 raise EnvironmentClosedError(str(self._path))
@@ -224,7 +321,8 @@ class Environment:
             while self._live:
                 self._gate.wait()
             try:
-                self._map_bytes *= 2
+                self._end_all_standing("the map of the records had to grow")
+                self._map_bytes = max(2 * self._map_bytes, at_least)
                 self._environment.set_mapsize(self._map_bytes)
             finally:
                 self._shut = False
@@ -240,6 +338,20 @@ class Environment:
         """Grow the map now if it is half full, so that it need not while a long reader is alive."""
         if self.file_bytes > self._map_bytes // 2:
             self._grow()
+
+    def reserve_for_standing(self) -> None:
+        """Grow the map now, so far that no writer comes to its end while a reader stands."""
+        wanted = self.file_bytes + STANDING_MAP_BYTES
+        if self._map_bytes < wanted and not self.has_standing_readers:
+            self._grow(at_least=wanted)
+
+    def sync(self) -> None:
+        """Make what a draft holds durable."""
+        self._enter()
+        try:
+            self._environment.sync(True)
+        finally:
+            self._leave()
 
     @property
     def file_bytes(self) -> int:
@@ -269,4 +381,5 @@ class Environment:
             self._gate.notify_all()
             while self._live:
                 self._gate.wait()
+            self._end_all_standing("the shard was closed")
             self._environment.close()

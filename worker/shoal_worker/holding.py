@@ -18,11 +18,17 @@ from uuid import UUID
 
 import structlog
 
-from shoal.errors import DataLossError, FailedPreconditionError, StaleRouteError
+from shoal.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    OverloadedError,
+    StaleRouteError,
+)
 from shoal.internal.v1.catalog_pb2 import CollectionEntry, ShardDeletion
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal_worker import metrics
 from shoal_worker.environment import EnvironmentClosedError
+from shoal_worker.holds import EndedBatches
 from shoal_worker.identity import (
     IDENTITY_FORMAT,
     configuration_of,
@@ -58,6 +64,7 @@ class Holding:
         self.shard: Shard | None = None  # replaced under the lock, read without
         self.is_gone = False
         self.summary: Summary | None = None  # under the lock: as it was closed, or looked at
+        self.ended_batches = EndedBatches()  # guarded by the lock of the shard that is open
         self.user_count = 0  # guarded by the lock of HeldShards: calls that are about to use it
 
     @property
@@ -216,7 +223,9 @@ class HeldShards:
                 path = self._directory.shard_path(holding.shard_id)
                 if not path.is_dir():
                     raise self._gone(holding.shard_id)
-                shard = holding.shard = self._open_shard(path, holding.identity)
+                shard = self._open_shard(path, holding.identity)
+                shard.ended_batches = holding.ended_batches
+                holding.shard = shard
                 with self._lock:
                     self._open[str(holding.shard_id)] = holding
         self._make_room()
@@ -297,13 +306,17 @@ class HeldShards:
 
         Raises:
             EnvironmentClosedError: If the holding has another shard by now, or none.
+            OverloadedError: If the shard is being cut, which closing it would spoil.
         """
         with holding.lock:
             if holding.shard is not shard:
                 raise EnvironmentClosedError(str(shard.directory))
+            # First, so that whoever looks it up from now on waits here.
             holding.shard = None
+            if not shard.stop_unless_cut():
+                holding.shard = shard
+                raise OverloadedError(f"shard {holding.shard_id} is being copied: repeat later")
             try:
-                shard.stop()
                 work()
             finally:
                 holding.shard = shard

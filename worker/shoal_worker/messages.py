@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,7 +18,7 @@ from shoal.wire.vectors import decode_vectors
 from shoal_worker.columns import Column, Columns, packed_ordinals
 from shoal_worker.matching import Selection
 from shoal_worker.search import Matches
-from shoal_worker.writes import Deletion, Patch, Put, PutKind, Write
+from shoal_worker.writes import Batch, Deletion, Patch, Put, PutKind, Write
 
 __all__ = [
     "decode_filters",
@@ -41,12 +42,14 @@ _COLUMNS: Final = {
     Include.INCLUDE_URIS: Column.URIS,
 }
 
+_BATCH_ID_BYTES: Final = 16
+
 
 # Decoding.
 
 
-def decode_write(request: pb.WriteShardRequest) -> Write:
-    """Decode one shard's part of a write."""
+def decode_write(request: pb.WriteShardRequest, time_remaining_s: float) -> Write:
+    """Decode one shard's part of a write, whose caller waits for so long."""
     operation: Put | Deletion | Patch
     match request.WhichOneof("operation"):
         case "put":
@@ -70,7 +73,19 @@ def decode_write(request: pb.WriteShardRequest) -> Write:
         dimension=request.dimension,
         operation=operation,
         size_bytes=request.ByteSize(),
+        batch=_decode_batch(request, time_remaining_s),
     )
+
+
+def _decode_batch(request: pb.WriteShardRequest, time_remaining_s: float) -> Batch | None:
+    if not request.batch_id:
+        return None
+    if len(request.batch_id) != _BATCH_ID_BYTES:
+        raise InvalidArgumentError(
+            f"a batch ID has {_BATCH_ID_BYTES} bytes, got {len(request.batch_id)}"
+        )
+    expires_at = time.monotonic() + time_remaining_s
+    return Batch(request.batch_id, tuple(request.batch_shard_ids), expires_at)
 
 
 def _decode_put(put: pb.PutRecords) -> Put:

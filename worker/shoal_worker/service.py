@@ -69,7 +69,8 @@ class ShardDataService:
     ) -> pb.WriteShardResponse:
         """Apply one shard's part of a write."""
         context.check()
-        return await self._worker.write(request.shard, decode_write(request))
+        write = decode_write(request, context.time_remaining())
+        return await self._worker.write(request.shard, write)
 
     async def search_shards(
         self, request: pb.SearchShardsRequest, context: CallContext

@@ -17,7 +17,7 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ import structlog
 
 from shoal.errors import (
     DataLossError,
+    FailedPreconditionError,
     OverloadedError,
     ShoalError,
     UnavailableError,
@@ -43,18 +44,21 @@ from shoal_worker.environment import (
     INITIAL_MAP_BYTES,
     Environment,
     EnvironmentClosedError,
+    StandingReader,
     Transaction,
 )
 from shoal_worker.fresh import FRESH_OVERHEAD_BYTES
 from shoal_worker.graph import DamagedCheckpointError, Graph
+from shoal_worker.holds import EndedBatches, Hold, lost_hold
 from shoal_worker.identity import Configuration, configuration_of
 from shoal_worker.loading import data_loss, load
 from shoal_worker.log import Log
 from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.state import Pinned, Publication, State
+from shoal_worker.store import Meta
 from shoal_worker.writes import Write
 
-__all__ = ["Shard"]
+__all__ = ["Cut", "Shard"]
 
 _logger = structlog.get_logger(__name__)
 
@@ -78,7 +82,20 @@ _MINIMUM_FREE_BYTES: Final = 64 * 1024 * 1024
 """Disk that a group of writes leaves free besides four times its own size: LMDB copies pages."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A shard at one point in time.
+
+    Attributes:
+        reader: Reads what it held then; the receiver closes it.
+        meta: The shard then.
+    """
+
+    reader: StandingReader
+    meta: Meta
+
+
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """A batch in the queue, and who waits for it."""
 
@@ -133,6 +150,9 @@ class Shard:
         self._queued_bytes = 0  # guarded by _lock
         self._tasks: deque[Callable[[], None]] = deque()  # guarded by _lock
         self._draining = False  # guarded by _lock: a thread is at it, or about to be
+        self._hold: Hold | None = None  # guarded by _lock: writes wait, but for those it admits
+        # Guarded by _lock. The holding's own, once it has one: it outlives this object.
+        self.ended_batches = EndedBatches()
         self._closing = False  # guarded by _lock
         self._drained = threading.Condition(self._lock)
         # What died must go from its graph, however little it is. Read by the building.
@@ -237,21 +257,26 @@ class Shard:
 
     def _drain_once(self) -> bool:
         with self._lock:
-            group = self._next_group()
+            cut = self._hold.take_cut() if self._hold is not None else None
+            group = self._next_group() if cut is None else []
             tasks = list(self._tasks)
             self._tasks.clear()
-            if not group and not tasks:
+            if not group and not tasks and cut is None:
                 self._draining = False
                 self._drained.notify_all()
                 return False
         for task in tasks:
             task()
+        if cut is not None:
+            cut()
         if group:
             self._commit(group)
         return True
 
     def _next_group(self) -> list[_Waiting]:
         """With the lock held."""
+        if self._hold is not None:
+            return self._next_admitted(self._hold)
         group: list[_Waiting] = []
         size = 0
         while self._queue and len(group) < MAX_GROUP_WRITES:
@@ -261,6 +286,17 @@ class Shard:
             waiting = self._queue.popleft()
             self._queued_bytes -= waiting.write.size_bytes
             # A caller that has gone away before its turn is not written for.
+            if waiting.answer.set_running_or_notify_cancel():
+                group.append(waiting)
+        return group
+
+    def _next_admitted(self, hold: Hold) -> list[_Waiting]:
+        """With the lock held."""
+        admitted = [waiting for waiting in self._queue if hold.admits(waiting.write.batch)]
+        group: list[_Waiting] = []
+        for waiting in admitted[:MAX_GROUP_WRITES]:
+            self._queue.remove(waiting)
+            self._queued_bytes -= waiting.write.size_bytes
             if waiting.answer.set_running_or_notify_cancel():
                 group.append(waiting)
         return group
@@ -327,6 +363,7 @@ class Shard:
         clock = self._clock.now()
         metrics.COMMITTED_WRITES.inc(len(commit.changes))
         self.indexes.noted(commit.changed_count)
+        self._note_ended(group)
         for waiting, outcome in zip(group, commit.outcomes, strict=True):
             if isinstance(outcome, ShoalError):
                 waiting.answer.set_exception(outcome)
@@ -336,8 +373,20 @@ class Shard:
         self._changed(self)
 
     def _refuse(self, group: list[_Waiting], error: ShoalError) -> None:
+        # What is repeated by the gateway that sent it has not ended.
+        if not isinstance(error, UnavailableError):
+            self._note_ended(group)
         for waiting in group:
             waiting.answer.set_exception(error)
+
+    def _note_ended(self, group: list[_Waiting]) -> None:
+        with self._lock:
+            for waiting in group:
+                batch = waiting.write.batch
+                if batch is not None:
+                    self.ended_batches.note(batch)
+                    if self._hold is not None:
+                        self._hold.ended(batch)
 
     def _fail(self, group: list[_Waiting], error: BaseException) -> None:
         """Close after a failed commit; the worker opens the shard anew at its next use."""
@@ -358,6 +407,7 @@ class Shard:
             rest = list(self._queue)
             self._queue.clear()
             self._queued_bytes = 0
+            self._end_hold("a commit failed")
         self._refuse(group, told)
         for waiting in rest:
             # They were not begun: nothing of them was applied.
@@ -385,6 +435,88 @@ class Shard:
                 return self.store.meta(txn).sequence != self.newest.meta.sequence
         except (lmdb.Error, DamagedValueError, EnvironmentClosedError):
             return True
+
+    # Cutting.
+
+    def hold(self, hold: Hold) -> None:
+        """Hold the writes that are not under way; `hold.held` is done when those have ended.
+
+        Raises:
+            EnvironmentClosedError: If the shard was closed meanwhile: look it up again.
+            FailedPreconditionError: If it is held already.
+        """
+        with self._lock:
+            if self._closing or self.failed:
+                raise EnvironmentClosedError(str(self.directory))
+            if self._hold is not None:
+                raise FailedPreconditionError(
+                    f"shard {self.shard_id} is held for cut {self._hold.cut_id}: repeat later",
+                    metadata={"shard_id": self.shard_id},
+                )
+            self._hold = hold
+            self._tasks.append(lambda: self._confirm(hold))
+            self._start_draining()
+
+    def _confirm(self, hold: Hold) -> None:
+        """On the draining thread, behind the commit that was under way."""
+        with self._lock:
+            if self._hold is not hold:
+                return
+            try:
+                hold.held.set_result(self.ended_batches.current(self.shard_id))
+            except OverloadedError as error:
+                hold.held.set_exception(error)
+
+    def cut(self, hold: Hold, admitted: Iterable[bytes]) -> Future[Cut]:
+        """Let batches in that have ended elsewhere; then fix what the shard holds, and let go.
+
+        Raises:
+            FailedPreconditionError: If it is not held any more.
+        """
+        future: Future[Cut] = Future()
+
+        def take() -> None:
+            try:
+                reader = self._environment.stand()
+            except (EnvironmentClosedError, lmdb.Error) as error:
+                self.let_go(hold, str(error))
+                future.set_exception(lost_hold(self.shard_id, str(error)))
+                return
+            with self._lock:
+                # Whoever ends a hold does so with the lock held: now it is certain.
+                is_held, self._hold = self._hold is hold, None
+                self._start_draining()
+            if not is_held:
+                reader.close()
+                future.set_exception(lost_hold(self.shard_id, "its time has run out"))
+                return
+            future.set_result(Cut(reader, self.newest.meta))
+
+        with self._lock:
+            if self._hold is not hold:
+                raise lost_hold(self.shard_id, "its time has run out")
+            ended = self.ended_batches.current(self.shard_id)
+            hold.admit(admitted, ended, take, future.set_exception)
+            self._start_draining()
+        return future
+
+    def let_go(self, hold: Hold, why: str) -> None:
+        """End a hold; harmless if it has ended."""
+        with self._lock:
+            if self._hold is hold:
+                self._end_hold(why)
+                self._start_draining()
+
+    def _end_hold(self, why: str) -> None:
+        """With the lock held."""
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.end(self.shard_id, why)
+
+    @property
+    def is_being_cut(self) -> bool:
+        """Whether it is held, or a state of it is being copied."""
+        return self._hold is not None or self._environment.has_standing_readers
 
     # Compaction.
 
@@ -493,17 +625,38 @@ class Shard:
     # Closing.
 
     @property
+    def is_closing(self) -> bool:
+        """Whether it takes nothing more: it is closed, or about to be."""
+        return self._closing or self.failed
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is queued or under way."""
         with self._lock:
-            return not self._draining
+            return not self._draining and not self._queue and self._hold is None
 
     def stop(self) -> None:
         """Finish what is queued, and take nothing more; readers go on."""
         with self._lock:
             self._closing = True
+            if self._hold is not None:
+                self._end_hold("it was closed")
+                self._start_draining()
             while self._draining:
                 self._drained.wait()
+
+    def stop_unless_cut(self) -> bool:
+        """As `stop`, but not if the shard is held or copied, which closing it would end.
+
+        Returns:
+            Whether it was stopped.
+        """
+        with self._lock:
+            if self.is_being_cut:
+                return False
+            self._closing = True
+        self.stop()
+        return True
 
     def close(self) -> None:
         """Finish what is queued, wait for readers, and close."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from shoal.v1.filter_pb2 import Where, WhereDocument
 
-__all__ = ["Deletion", "Patch", "Put", "PutKind", "Write"]
+__all__ = ["Batch", "Deletion", "Patch", "Put", "PutKind", "Write"]
 
 
 class PutKind(Enum):
@@ -65,8 +65,23 @@ class Patch:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """The client's batch that a write is a part of, if it goes to several shards.
+
+    Attributes:
+        id: 16 bytes, of one attempt to write it.
+        shard_ids: All shards that get a part.
+        expires_at: Until when a part may be on its way to a shard, by the monotonic clock.
+    """
+
+    id: bytes
+    shard_ids: tuple[str, ...]
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
-    """One batch.
+    """One batch, or one shard's part of it.
 
     Attributes:
         write_id: 16 bytes, or empty: names the client's write when it is repeated.
@@ -75,6 +90,7 @@ class Write:
         dimension: What the catalog says; 0 if nothing is fixed.
         operation: What to do.
         size_bytes: Roughly what it holds in memory, for the bound of the queue.
+        batch: What it is a part of; None if this shard gets all of it.
     """
 
     write_id: bytes
@@ -83,3 +99,4 @@ class Write:
     dimension: int
     operation: Put | Deletion | Patch
     size_bytes: int
+    batch: Batch | None = None

@@ -83,10 +83,10 @@ class StoredShard(_message.Message):
     last_ordinal: _builtins.int
     """The highest ordinal given."""
     format: _builtins.int
-    """Version of the shard's directory at that time."""
+    """Version of the copy's format."""
     @_builtins.property
     def records(self) -> Global___StoredObject:
-        """The records: an LMDB environment as the worker stores them."""
+        """The records: a CopyHeader and entries that make them."""
 
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[_catalog_pb2.BucketRun]:

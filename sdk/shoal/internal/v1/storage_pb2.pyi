@@ -224,6 +224,54 @@ class ResolvedDeletes(_message.Message):
 Global___ResolvedDeletes: _TypeAlias = ResolvedDeletes  # noqa: Y015
 
 @_typing.final
+class CopyHeader(_message.Message):
+    """The header of a copy of a shard's records, which lies in the snapshot store:
+    in front of entries that make the records, in order of insertion.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    SHARD_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    LAST_ORDINAL_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    """Version of the copy's format: 1."""
+    cluster_id: _builtins.str
+    """The cluster."""
+    shard_id: _builtins.str
+    """The shard."""
+    sequence: _builtins.int
+    """Position of the last write in it."""
+    record_count: _builtins.int
+    """Records."""
+    last_ordinal: _builtins.int
+    """The highest ordinal given."""
+    dimension: _builtins.int
+    """Numbers in each vector; 0 if there never was one."""
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        cluster_id: _builtins.str = ...,
+        shard_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        record_count: _builtins.int = ...,
+        last_ordinal: _builtins.int = ...,
+        dimension: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "dimension", b"dimension", "format", b"format", "last_ordinal", b"last_ordinal", "record_count", b"record_count", "sequence", b"sequence", "shard_id", b"shard_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyHeader: _TypeAlias = CopyHeader  # noqa: Y015
+
+@_typing.final
 class CheckpointHeader(_message.Message):
     """The header of a checkpoint, in front of what it describes."""
 

@@ -1,0 +1,274 @@
+"""A snapshot store in a directory: on this machine, or on a file system that all machines mount.
+
+An object is a file, written aside, synced, renamed into its place, and the directories synced: a
+name is there only with its whole content. What an interrupted put left aside is removed when it is
+an hour old.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+from uuid import uuid4
+
+from shoal.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    OverloadedError,
+    ShoalError,
+    UnavailableError,
+)
+from shoal.server.crash import crash_point
+from shoal.server.objects import (
+    BLOCK_BYTES,
+    ObjectInfo,
+    Progress,
+    check_key,
+    damaged_object,
+    file_sha256,
+    missing_object,
+)
+
+__all__ = ["DirectoryStore"]
+
+_ASIDE: Final = ".incoming"
+_STALE_AFTER_S: Final = 60 * 60
+"""A put writes to its file all the time: one that was not touched for so long was interrupted."""
+
+_RENAMES: Final = 8
+"""How often a directory may be removed under a put."""
+
+
+class DirectoryStore:
+    """``shoal.server.objects.ObjectStore`` in a directory, made at the first put.
+
+    Args:
+        root: Absolute.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def url(self) -> str:
+        """What it was opened by."""
+        return self._root.as_uri()
+
+    def _path(self, key: str) -> Path:
+        check_key(key)
+        return self._root / key
+
+    # Putting.
+
+    def put_file(
+        self, key: str, path: Path, sha256: bytes, progress: Progress | None = None
+    ) -> None:
+        """Put a file's content, durably."""
+        with self._failures(key), self._put(key) as file:
+            digest = hashlib.sha256()
+            with path.open("rb") as source:
+                while block := source.read(BLOCK_BYTES):
+                    digest.update(block)
+                    file.write(block)
+                    if progress:
+                        progress(len(block))
+            if digest.digest() != sha256:
+                raise DataLossError(
+                    f"{path} does not have its SHA-256 any more: it was damaged on its disk",
+                    metadata={"object": key},
+                )
+
+    def put_bytes(self, key: str, content: bytes) -> None:
+        """Put a small object, durably."""
+        with self._failures(key), self._put(key) as file:
+            file.write(content)
+
+    @contextmanager
+    def _put(self, key: str) -> Iterator[IO[bytes]]:
+        """Give the file to write to; renames it into its place if nothing was raised."""
+        target = self._path(key)
+        _make_directory_durably(target.parent)
+        _make_directory_durably(self._root / _ASIDE)
+        aside = self._root / _ASIDE / uuid4().hex
+        try:
+            with aside.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            crash_point("object_written_aside")
+            _rename(aside, target)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+        _sync_directory(target.parent)
+        crash_point("object_renamed")
+
+    # Getting.
+
+    def get_to_file(
+        self,
+        key: str,
+        path: Path,
+        size_bytes: int,
+        sha256: bytes,
+        progress: Progress | None = None,
+    ) -> None:
+        """Get an object into a file, and verify it."""
+        source = self._path(key)
+        with self._failures(key):
+            self._check_size(key, size_bytes)
+            digest = hashlib.sha256()
+            with source.open("rb") as file, path.open("wb") as target:
+                while block := file.read(BLOCK_BYTES):
+                    digest.update(block)
+                    target.write(block)
+                    if progress:
+                        progress(len(block))
+        if digest.digest() != sha256:
+            raise damaged_object(self.url, key, "its SHA-256 is another one")
+
+    def verify(
+        self, key: str, size_bytes: int, sha256: bytes, progress: Progress | None = None
+    ) -> None:
+        """Check an object where it lies.
+
+        Raises:
+            DataLossError: If it is missing, or not of this size and SHA-256.
+        """
+        with self._failures(key):
+            self._check_size(key, size_bytes)
+            found = file_sha256(self._path(key), progress)
+        if found != sha256:
+            raise damaged_object(self.url, key, "its SHA-256 is another one")
+
+    def _check_size(self, key: str, size_bytes: int) -> None:
+        size = self._path(key).stat().st_size
+        if size != size_bytes:
+            raise damaged_object(self.url, key, f"it has {size} bytes instead of {size_bytes}")
+
+    def get_bytes(self, key: str) -> bytes:
+        """Get a small object."""
+        with self._failures(key):
+            return self._path(key).read_bytes()
+
+    def size(self, key: str) -> int | None:
+        """Give an object's bytes; None if there is none."""
+        path = self._path(key)
+        with self._failures(key):
+            try:
+                return path.stat().st_size if path.is_file() else None
+            except FileNotFoundError:
+                return None
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        return self.size(key) is not None
+
+    def local_path(self, key: str) -> Path | None:
+        """Give the file that an object is."""
+        return self._path(key)
+
+    # All of them.
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Give the objects beneath a prefix, in no order."""
+        self._sweep()
+        directory = self._root
+        if prefix:
+            directory = self._path(prefix.removesuffix("/"))
+        for folder, names, files in os.walk(directory):
+            if _ASIDE in names:
+                names.remove(_ASIDE)
+            for name in files:
+                path = Path(folder, name)
+                try:
+                    found = path.stat()
+                except FileNotFoundError:
+                    continue  # deleted meanwhile
+                key = path.relative_to(self._root).as_posix()
+                yield ObjectInfo(key, found.st_size, found.st_mtime_ns // 1_000_000)
+
+    def delete(self, key: str) -> None:
+        """Remove an object, and the directories that it leaves empty."""
+        path = self._path(key)
+        with self._failures(key):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return
+            folder = path.parent
+            while folder != self._root:
+                # Another thread may put something there at this moment: then it stays.
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+                folder = folder.parent
+            _sync_directory(folder)
+
+    def _sweep(self) -> None:
+        """Remove what interrupted puts left."""
+        aside = self._root / _ASIDE
+        oldest = time.time() - _STALE_AFTER_S
+        with suppress(FileNotFoundError):
+            for path in aside.iterdir():
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
+
+    @contextmanager
+    def _failures(self, key: str) -> Iterator[None]:
+        """Say what a failure of the file system means."""
+        try:
+            yield
+        except ShoalError:
+            raise
+        except FileNotFoundError as error:
+            raise missing_object(self.url, key) from error
+        except OSError as error:
+            facts = {"object": key, "store": self.url}
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OverloadedError(
+                    f"the snapshot store {self.url} is full", metadata=facts
+                ) from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+                raise FailedPreconditionError(
+                    f"the snapshot store {self.url} cannot be used: {error}", metadata=facts
+                ) from error
+            raise UnavailableError(
+                f"the snapshot store {self.url} fails: {error}", metadata=facts
+            ) from error
+
+
+def _rename(aside: Path, target: Path) -> None:
+    for _ in range(_RENAMES):
+        with suppress(FileNotFoundError):
+            aside.rename(target)
+            return
+        # Who deleted the last object beside it has removed the directory.
+        _make_directory_durably(target.parent)
+    aside.rename(target)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_directory_durably(path: Path) -> None:
+    """Make a directory and those above it where they are missing, and their names durable."""
+    if path.is_dir():
+        return
+    _make_directory_durably(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_directory(path.parent)
