@@ -16,8 +16,10 @@ from shoal_worker import runs
 from shoal_worker.derived import DERIVED_DATABASES
 from shoal_worker.environment import Transaction
 from shoal_worker.indexing import advance
+from shoal_worker.journal import JOURNAL_DATABASES
 from shoal_worker.metadata_index import MetadataIndex
 from shoal_worker.text_index import TextIndex
+from shoal_worker.worker import Worker
 from tests.model.reference import ReferenceCollection
 from tests.model.strategies import (
     CHANGES,
@@ -75,6 +77,14 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shoal_worker.text_index._STALE_LEAST", 4)
     monkeypatch.setattr("shoal_worker.matching._LOOK_ROWS", 2)
     monkeypatch.setattr("shoal_worker.evaluation._LOOK_ROWS", 1)
+
+
+def finish(shard: SingleShard) -> None:
+    """Take everything in, which must come to an end."""
+    for _ in range(1000):
+        if not advance(shard.open):
+            return
+    raise AssertionError("the indexes are never done")
 
 
 class IndexMachine(RuleBasedStateMachine):
@@ -157,8 +167,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule()
     def index_all(self) -> None:
-        while advance(self.shard.open):
-            pass
+        finish(self.shard)
         assert self.shard.open.indexes.backlog == 0
 
     @rule(
@@ -240,3 +249,31 @@ IndexMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestIndex = IndexMachine.TestCase
+
+
+async def test_a_damaged_entry_of_the_journal_that_only_some_indexes_need_is_got_over(
+    worker: Worker, shard: SingleShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.indexing.pause()
+    await shard.upsert(["a", "b"], [[1.0], [2.0]], [{"k": 1}, {"k": 2}], ["abc", "bcd"])
+    await shard.upsert(["a", "b"], [[2.0], [1.0]], [{"k": 3}, {"k": 4}], ["bcd", "abc"])
+    with monkeypatch.context() as patch:
+        patch.setattr(MetadataIndex, "step_rows", 1)
+        advance(shard.open)
+    environment = shard.open._environment
+
+    def flip(txn: Transaction) -> None:
+        database = environment.databases["changes"]
+        with txn.cursor(db=database) as cursor:
+            assert cursor.first()
+            key, value = bytes(cursor.key()), bytearray(cursor.value())
+        value[0] ^= 1
+        txn.put(key, bytes(value), db=database)
+
+    environment.write(flip)
+    finish(shard)
+
+    assert await shard.count(where={"k": {"$gte": 4}}) == 1
+    with shard.open.pin() as pinned:
+        for name in JOURNAL_DATABASES:
+            assert pinned.txn.stat(environment.databases[name])["entries"] == 0

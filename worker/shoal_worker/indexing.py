@@ -159,12 +159,14 @@ def advance(shard: Shard) -> bool:
         with shard.pin() as pinned:
             unusable = shard.indexes.unusable(pinned.txn, pinned.state.meta)
             steps: list[Step] = []
+            found_damage = False
             if not unusable:
                 for index in shard.indexes.all:
                     try:
                         step = shard.indexes.prepare(pinned.txn, index, pinned.state.meta)
                     except DamagedIndexError as error:
                         _report(shard, index, error)
+                        found_damage = True
                         continue
                     if step is not None:
                         steps.append(step)
@@ -172,7 +174,7 @@ def advance(shard: Shard) -> bool:
             _drop(shard, unusable)
             return True
         if not steps:
-            return False
+            return found_damage
         try:
             shard.write_derived(lambda txn: shard.indexes.take(txn, steps)).result(_WRITE_TIMEOUT_S)
         except DamagedIndexError as error:

@@ -31,7 +31,7 @@ from shoal.internal.v1.storage_pb2 import LogEntry
 from shoal_worker.apply import DOCUMENT_CHANGES, IS_NEW, METADATA_CHANGES
 from shoal_worker.environment import Database, Environment, Transaction
 from shoal_worker.rows import bitmap_of
-from shoal_worker.sealed import seal, unseal_derived
+from shoal_worker.sealed import DamagedIndexError, seal, unseal_derived
 from shoal_worker.store import Meta, Store, number_key, row_key
 
 __all__ = [
@@ -171,6 +171,9 @@ class Journal:
     def trim(self, txn: Transaction, sequence: int) -> int:
         """Remove what lies up to a sequence, a step of it at most.
 
+        A damaged entry goes as well: nobody reads it any more, and if it stayed, every step would
+        fail on it for ever.
+
         Returns:
             How many entries were removed.
         """
@@ -181,11 +184,26 @@ class Journal:
                 (oldest,) = _SEQUENCE.unpack(cursor.key())
                 if oldest > sequence:
                     return removed
-                entry = self._decode(oldest, cursor.value())
-                for row, bits in zip(entry.rows.tolist(), entry.bits.tolist(), strict=True):
-                    self._trim_before(txn, oldest, row, bits)
+                try:
+                    entry = self._decode(oldest, cursor.value())
+                except DamagedIndexError:
+                    self._trim_all_before(txn, oldest)
+                else:
+                    for row, bits in zip(entry.rows.tolist(), entry.bits.tolist(), strict=True):
+                        self._trim_before(txn, oldest, row, bits)
                 cursor.delete()
         return _TRIM_STEP
+
+    def _trim_all_before(self, txn: Transaction, sequence: int) -> None:
+        """Remove what entries up to a sequence replaced, without knowing which rows those were."""
+        with txn.cursor(db=self._before) as cursor:
+            passed = [
+                bytes(key)
+                for key in cursor.iternext(values=False)
+                if _BEFORE.unpack(key)[2] <= sequence
+            ]
+        for key in passed:
+            txn.delete(key, db=self._before)
 
     def _trim_before(self, txn: Transaction, sequence: int, row: int, bits: int) -> None:
         if bits & IS_NEW:
