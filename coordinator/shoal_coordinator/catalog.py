@@ -38,6 +38,7 @@ from shoal.internal.v1.catalog_pb2 import (
     TenantEntry,
     WorkerEntry,
 )
+from shoal.internal.v1.snapshot_pb2 import BackupManifest, SnapshotManifest
 from shoal.server.cut_short import cut_short
 from shoal_coordinator.state import DEFAULT_DATABASE, DEFAULT_TENANT, CatalogState, Change
 
@@ -59,15 +60,19 @@ _DATABASES: Final = (
     b"deletions",
     b"api_keys",
     b"quotas",
+    b"snapshots",
+    b"backups",
 )
 
 _Entry = TypeVar(
     "_Entry",
     ApiKeyEntry,
+    BackupManifest,
     CollectionEntry,
     DatabaseEntry,
     QuotaEntry,
     ShardDeletion,
+    SnapshotManifest,
     TenantEntry,
     WorkerEntry,
 )
@@ -133,6 +138,8 @@ class Catalog:
             deletions = list(self._read(txn, b"deletions", ShardDeletion))
             api_keys = list(self._read(txn, b"api_keys", ApiKeyEntry))
             quotas = list(self._read(txn, b"quotas", QuotaEntry))
+            snapshots = list(self._read(txn, b"snapshots", SnapshotManifest))
+            backups = list(self._read(txn, b"backups", BackupManifest))
             cluster_id = self._meta(txn, b"cluster_id").decode()
             version = int.from_bytes(self._meta(txn, b"table_version"), "big")
             creation_number = int.from_bytes(self._meta(txn, b"creation_number"), "big")
@@ -145,6 +152,8 @@ class Catalog:
                 deletions=tuple(deletions),
                 api_keys=tuple(sorted(api_keys, key=lambda e: e.creation_number)),
                 quotas=tuple(sorted(quotas, key=lambda e: e.creation_number)),
+                snapshots=tuple(sorted(snapshots, key=lambda e: e.creation_number)),
+                backups=tuple(sorted(backups, key=lambda e: e.creation_number)),
                 cluster_id=cluster_id,
             )
         )
@@ -270,6 +279,8 @@ class Catalog:
         self._delete(txn, b"deletions", change.confirmed_deletions, str.encode)
         self._delete(txn, b"api_keys", change.removed_api_keys, str.encode)
         self._delete(txn, b"quotas", change.removed_quotas, _digest)
+        self._delete(txn, b"snapshots", change.removed_snapshots, str.encode)
+        self._delete(txn, b"backups", change.removed_backups, str.encode)
         for tenant in change.tenants:
             self._put(txn, b"tenants", _digest(tenant.name), tenant)
         for database in change.databases:
@@ -286,6 +297,10 @@ class Catalog:
             self._put(txn, b"api_keys", key.description.id.encode(), key)
         for quota in change.quotas:
             self._put(txn, b"quotas", _digest(quota.quota_id), quota)
+        for snapshot in change.snapshots:
+            self._put(txn, b"snapshots", snapshot.description.id.encode(), snapshot)
+        for backup in change.backups:
+            self._put(txn, b"backups", backup.description.id.encode(), backup)
 
     def _put(self, txn: lmdb.Transaction, db: bytes, key: bytes, entry: _Entry) -> None:
         txn.put(key, _frame(entry.SerializeToString()), db=self._dbs[db])

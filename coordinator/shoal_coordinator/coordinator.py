@@ -1,7 +1,8 @@
 """The coordinator as one object, for its own process and for roles that share one.
 
 Start: open the catalog · raise the table's version above every one that can have been published ·
-undo the creations that a crash interrupted · serve. All that in one transaction after the opening.
+undo the creations that a crash interrupted, and say of snapshots under way that they have failed ·
+serve. All that in one transaction after the opening.
 """
 
 from __future__ import annotations
@@ -26,17 +27,29 @@ from shoal.server.crash import crash_point
 from shoal.server.rpc import channel
 from shoal.server.tls import ChannelTls
 from shoal.server.transport import AddressedChannel
+from shoal_coordinator import backups, snapshots
 from shoal_coordinator.api_keys import ApiKeys, BootstrapKey
+from shoal_coordinator.backups import Backups
 from shoal_coordinator.catalog import Catalog
 from shoal_coordinator.changes import Changes
+from shoal_coordinator.creation import Creation
+from shoal_coordinator.cuts import Cuts
 from shoal_coordinator.delivery import Delivery, WorkerStub
+from shoal_coordinator.housekeeping import Housekeeping
 from shoal_coordinator.lifecycle import Lifecycle
 from shoal_coordinator.membership import HEARTBEAT_S, LEASE_S, Membership
 from shoal_coordinator.namespaces import Namespaces
+from shoal_coordinator.operations import Operations
 from shoal_coordinator.quotas import Quotas, Usage
+from shoal_coordinator.restoring import Filler, Restorer
 from shoal_coordinator.service import CatalogService, MembershipService, RoutingService
+from shoal_coordinator.snapshot_service import SnapshotCatalogService
+from shoal_coordinator.snapshots import Snapshots
 from shoal_coordinator.state import CatalogState, Change, deletions_of
+from shoal_coordinator.stored_objects import StoredObjects
+from shoal_coordinator.stores import SnapshotStore
 from shoal_coordinator.table import RoutingTable
+from shoal_coordinator.taking import Taker
 
 if TYPE_CHECKING:
     from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceAsyncStub
@@ -50,7 +63,7 @@ _LEASE_CHECKS: Final = 10
 class Coordinator:
     """All of the coordinator but its sockets.
 
-    After `start`, the three service objects answer calls; `close` lets go of the directory.
+    After `start`, the four service objects answer calls; `close` lets go of the directory.
 
     Args:
         data_dir: Holds the catalog; made if it is not there.
@@ -58,6 +71,7 @@ class Coordinator:
         allow_reset: Whether everything may be deleted by one call.
         recover: Rebuild the catalog, or complete it, from the copies in the workers' directories.
         bootstrap_key_file: Holds an API key with all rights; see `shoal_coordinator.api_keys`.
+        snapshot_store: Where snapshots and backups lie, a URL or a directory; None: there are none.
         worker_stub: Gives the stub for a worker's address; None: by gRPC.
         tls: Of channels to workers, by gRPC.
         clock: Monotonic, seconds; for leases.
@@ -69,6 +83,7 @@ class Coordinator:
     catalog_service: CatalogService
     routing_service: RoutingService
     membership_service: MembershipService
+    snapshot_catalog_service: SnapshotCatalogService
 
     def __init__(
         self,
@@ -78,6 +93,7 @@ class Coordinator:
         allow_reset: bool = False,
         recover: bool = False,
         bootstrap_key_file: Path | None = None,
+        snapshot_store: str | None = None,
         worker_stub: WorkerStub | None = None,
         tls: ChannelTls | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -92,6 +108,7 @@ class Coordinator:
         self._allow_reset = allow_reset
         self._recover = recover
         self._bootstrap_key_file = bootstrap_key_file
+        self._store = SnapshotStore(snapshot_store)
         self._remote = _RemoteWorkers(tls)
         self._worker_stub = worker_stub or self._remote
         self._clock = clock
@@ -135,24 +152,38 @@ class Coordinator:
         self._delivery = Delivery(
             self._changes, self.table, self._worker_stub, self.membership.reachable
         )
-        self._lifecycle = Lifecycle(
+        self._creation = Creation(
             self._changes,
             self.table,
             self.membership,
             self._delivery,
             self._worker_stub,
+            self._crash_point,
+        )
+        self._lifecycle = Lifecycle(
+            self._changes,
+            self.table,
+            self.membership,
+            self._delivery,
+            self._creation,
             now=self._now,
             cores=self._cores,
             crash_point=self._crash_point,
         )
+        self._start_snapshots()
         namespaces = Namespaces(
-            self._changes, self.table, self._lifecycle, allow_reset=self._allow_reset
+            self._changes,
+            self.table,
+            self._lifecycle,
+            self._snapshots,
+            allow_reset=self._allow_reset,
         )
         api_keys = ApiKeys(self._changes, self._lifecycle, self._now)
         bootstrap = BootstrapKey(api_keys, self._bootstrap_key_file)
         try:
             await bootstrap.start()
         except BaseException:
+            await self._close_snapshots()
             await self._lifecycle.close()
             await self._delivery.close()
             await self._changes.close()
@@ -183,10 +214,83 @@ class Coordinator:
         self._usage.cancel()
         await asyncio.wait([self._leases, self._bootstrap, self._usage])
         self.table.close()
+        await self._close_snapshots()
         await self._lifecycle.close()
+        await self._creation.close()
         await self._delivery.close()
         await self._changes.close()
         await self._remote.close()
+
+    def _start_snapshots(self) -> None:
+        objects = StoredObjects(self.table, self._store, self._now)
+        taker = Taker(
+            Cuts(
+                self.table,
+                self._worker_stub,
+                self.membership.reachable,
+                crash_point=self._crash_point,
+            ),
+            self.table,
+            self._store,
+            objects,
+            self._worker_stub,
+            self.membership.reachable,
+            crash_point=self._crash_point,
+        )
+        self._snapshots = Snapshots(
+            self._changes,
+            self.table,
+            taker,
+            self._store,
+            objects,
+            now=self._now,
+            crash_point=self._crash_point,
+        )
+        self._backups = Backups(
+            self._changes,
+            self.table,
+            taker,
+            self._store,
+            objects,
+            now=self._now,
+            crash_point=self._crash_point,
+        )
+        filler = Filler(self.table, self.membership, self._worker_stub)
+        restorer = Restorer(
+            self._changes,
+            self.table,
+            self._lifecycle,
+            self.membership,
+            self._creation,
+            filler,
+            now=self._now,
+            cores=self._cores,
+            crash_point=self._crash_point,
+        )
+        self._operations = Operations()
+        self.snapshot_catalog_service = SnapshotCatalogService(
+            self.table,
+            self._store,
+            self._snapshots,
+            self._backups,
+            restorer,
+            self._operations,
+        )
+        housekeeping = Housekeeping(self._changes, self.table, self._store, objects, self._now)
+        self._housekeeping = [
+            asyncio.create_task(housekeeping.clean(), name="snapshot store"),
+            asyncio.create_task(housekeeping.measure(), name="metrics of snapshots"),
+        ]
+        self._snapshots.start()
+        self._backups.start()
+
+    async def _close_snapshots(self) -> None:
+        for task in self._housekeeping:
+            task.cancel()
+        await asyncio.wait(self._housekeeping)
+        await self._operations.close()
+        await self._snapshots.close()
+        await self._backups.close()
 
     def _open(self, state: CatalogState) -> tuple[Change, tuple[ShardDeletion, ...]]:
         interrupted = [
@@ -200,6 +304,8 @@ class Coordinator:
         change = Change(
             removed_collections=tuple(entry.collection.id for entry in interrupted),
             deletions=deletions,
+            snapshots=snapshots.interrupted(state),
+            backups=backups.interrupted(state),
             # Not known to be dead: nothing is to change for gateways because we were restarted.
             workers=tuple(
                 WorkerEntry(worker_id=w.worker_id, address=w.address, live=bool(w.address))

@@ -17,7 +17,6 @@ whether or not the caller waits for it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
@@ -35,10 +34,7 @@ from shoal.internal.v1.catalog_pb2 import (
     COLLECTION_STATE_CREATING,
     CollectionEntry,
     ShardDeletion,
-    ShardEntry,
 )
-from shoal.internal.v1.worker_service_pb2 import CreateShardRequest
-from shoal.server.rpc import call
 from shoal.v1.collection_pb2 import (
     CollectionConfiguration,
     HnswConfiguration,
@@ -46,7 +42,8 @@ from shoal.v1.collection_pb2 import (
 from shoal_coordinator import configuration
 from shoal_coordinator.assignment import place
 from shoal_coordinator.changes import Changes
-from shoal_coordinator.delivery import Delivery, WorkerStub
+from shoal_coordinator.creation import Creation
+from shoal_coordinator.delivery import Delivery
 from shoal_coordinator.entries import (
     CollectionUpdate,
     NewCollection,
@@ -54,7 +51,6 @@ from shoal_coordinator.entries import (
     name_taken,
     new_entry,
     not_found,
-    undo_creations,
     updated_entry,
     with_dimension,
 )
@@ -76,15 +72,6 @@ _Result = TypeVar("_Result")
 CONFIRM_S: Final = 2.0
 """How long a change waits for the confirmations of gateways and workers before it is answered."""
 
-CREATE_SHARD_TIMEOUT_S: Final = 10.0
-"""Making an empty shard takes milliseconds; on a busy disk some syncs may take seconds."""
-
-CREATIONS_OF_SHARDS_AT_A_TIME: Final = 64
-"""Over all collections being created."""
-
-UNDO_PAUSE_S: Final = 1.0
-"""Between attempts to undo a creation while the catalog cannot be written."""
-
 MAX_UNDER_WAY: Final = 4_096
 """Changes of collections under way at a time; beyond, callers are turned away."""
 
@@ -104,7 +91,7 @@ class Lifecycle:
         table: RoutingTable,
         membership: Membership,
         delivery: Delivery,
-        worker_stub: WorkerStub,
+        creation: Creation,
         *,
         now: Callable[[], float],
         cores: int,
@@ -114,14 +101,13 @@ class Lifecycle:
         self._table = table
         self._membership = membership
         self._delivery = delivery
-        self._worker_stub = worker_stub
+        self._creation = creation
         self._now = now
         self._cores = cores
         self._crash_point = crash_point
         self._under_way: set[asyncio.Task[Any]] = set()
         # The reservations that are being built, each with what is set when that has ended.
         self._building: dict[str, asyncio.Event] = {}
-        self._shard_creations = asyncio.Semaphore(CREATIONS_OF_SHARDS_AT_A_TIME)
 
     def get(self, collection_id: str) -> CollectionEntry:
         """Find a collection by its ID. Raises CollectionNotFoundError."""
@@ -212,6 +198,13 @@ class Lifecycle:
         """Wait until gateways have confirmed a change that concerns no worker."""
         await self._settle(version, [])
 
+    async def announce(self, entries: Sequence[CollectionEntry], version: int) -> None:
+        """Bring entries that have changed beside their shards, and wait as for any change."""
+        shards = [(shard.worker_id, shard.shard_id) for e in entries for shard in e.shards]
+        for worker_id, shard_id in shards:
+            self._delivery.update(worker_id, [shard_id])
+        await self._settle(version, shards)
+
     async def close(self) -> None:
         """Break off what is under way; the next start clears it up."""
         for task in list(self._under_way):
@@ -252,6 +245,13 @@ class Lifecycle:
         taken = state.collection_ids.get((database.database_id, wanted.name))
         if taken is not None:
             existing = state.collections[taken]
+            if existing.operation_id and existing.state == COLLECTION_STATE_CREATING:
+                # It may take hours: who wants to create one of this name need not wait for it.
+                if wanted.get_or_create:
+                    raise UnavailableError(
+                        f"collection {wanted.name!r} is being restored; repeat later"
+                    )
+                raise name_taken(database, wanted.name)
             if existing.state == COLLECTION_STATE_ACTIVE:
                 if not wanted.get_or_create:
                     raise name_taken(database, wanted.name)
@@ -268,13 +268,15 @@ class Lifecycle:
         ended = self._building[entry.collection.id] = asyncio.Event()
         try:
             self._crash_point("collection_reserved")
-            await self._create_shards(entry)
+            # The copy beside the shard is the entry as it will be published: it need not be
+            # replaced when the collection becomes active.
+            await self._creation.make_shards(entry, COLLECTION_STATE_ACTIVE)
             self._crash_point("shards_created")
             active, version = await self._changes.make(
                 lambda state: activated(state, entry.collection.id)
             )
         except Exception as error:
-            await self._undo(entry)
+            await self._creation.undo([entry])
             raise _as_refusal(entry, error) from error
         finally:
             del self._building[entry.collection.id]
@@ -288,55 +290,6 @@ class Lifecycle:
         )
         await self._settle(version, [])
         return active
-
-    async def _create_shards(self, entry: CollectionEntry) -> None:
-        # The copy beside the shard is the entry as it will be published: it need not be replaced
-        # when the collection becomes active.
-        copy = CollectionEntry()
-        copy.CopyFrom(entry)
-        copy.state = COLLECTION_STATE_ACTIVE
-        results = await asyncio.gather(
-            *(self._create_shard(copy, shard) for shard in entry.shards), return_exceptions=True
-        )
-        for result in results:
-            if result is not None:
-                raise result
-
-    async def _create_shard(self, copy: CollectionEntry, shard: ShardEntry) -> None:
-        async with self._shard_creations:
-            address = self._membership.reachable(shard.worker_id)
-            if address is None:
-                raise UnavailableError(f"worker {shard.worker_id} was lost")
-            request = CreateShardRequest(
-                cluster_id=self._table.state.cluster_id,
-                worker_id=shard.worker_id,
-                shard_id=shard.shard_id,
-                entry=copy,
-            )
-            stub = self._worker_stub(address)
-            await call(stub.CreateShard, request, timeout_s=CREATE_SHARD_TIMEOUT_S)
-        self._crash_point("shard_created")
-
-    async def _undo(self, entry: CollectionEntry) -> None:
-        """Free the name of a reservation, now or, if the catalog cannot be written, later."""
-        try:
-            await self._undo_once(entry)
-        except ShoalError as error:
-            _log.error("undoing_postponed", collection_id=entry.collection.id, error=error.message)
-            task = asyncio.create_task(self._undo_later(entry))
-            self._under_way.add(task)
-            task.add_done_callback(self._ended)
-
-    async def _undo_once(self, entry: CollectionEntry) -> None:
-        deletions, _ = await self._changes.make(lambda state: undo_creations(state, [entry]))
-        self._delivery.delete(deletions)
-        _log.warning("creation_undone", collection_id=entry.collection.id)
-
-    async def _undo_later(self, entry: CollectionEntry) -> None:
-        while True:
-            await asyncio.sleep(UNDO_PAUSE_S)
-            with contextlib.suppress(UnavailableError, OverloadedError):
-                return await self._undo_once(entry)
 
     async def _change_entry(
         self,

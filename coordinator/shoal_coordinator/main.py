@@ -32,6 +32,7 @@ async def serve(settings: CoordinatorSettings, role: process.RoleProcess) -> Asy
         allow_reset=settings.allow_reset,
         recover=settings.recover_catalog,
         bootstrap_key_file=settings.bootstrap_key_file,
+        snapshot_store=settings.snapshot_store,
         heartbeat_s=settings.heartbeat_s,
         lease_s=settings.lease_s,
         tls=role.cluster_tls,
@@ -39,6 +40,9 @@ async def serve(settings: CoordinatorSettings, role: process.RoleProcess) -> Asy
     await coordinator.start()
     try:
         role.add_service("shoal.internal.v1.CatalogService", coordinator.catalog_service)
+        role.add_service(
+            "shoal.internal.v1.SnapshotCatalogService", coordinator.snapshot_catalog_service
+        )
         role.add_service("shoal.internal.v1.RoutingService", coordinator.routing_service)
         role.add_service("shoal.internal.v1.MembershipService", coordinator.membership_service)
         # Gateways' watches are calls that never end by themselves.

@@ -47,3 +47,37 @@ REGISTRATIONS: Final = counter(
 EXPIRED_LEASES: Final = counter(
     "shoal_worker_expired_leases", "Times that a worker was not heard from for too long."
 )
+CUT_SECONDS: Final = histogram(
+    "shoal_cut_seconds", "Time of an attempt to fix one point in time over all shards concerned."
+)
+VOID_CUTS: Final = counter(
+    "shoal_cut_void_attempts", "Attempts to fix a point in time that were void, and repeated."
+)
+SNAPSHOTS_BY_STATUS: Final = gauge("shoal_snapshots", "Snapshots in the catalog.", ("status",))
+BACKUPS_BY_STATUS: Final = gauge("shoal_backups", "Backups in the catalog.", ("status",))
+SNAPSHOT_AGE_SECONDS: Final = gauge(
+    "shoal_snapshot_age_seconds", "Age of the newest ready snapshot; NaN if there is none."
+)
+BACKUP_AGE_SECONDS: Final = gauge(
+    "shoal_backup_age_seconds", "Age of the newest ready backup; NaN if there is none."
+)
+SNAPSHOT_STORE_BYTES: Final = gauge(
+    "shoal_snapshot_store_bytes",
+    "Bytes of the copies that ready snapshots and backups name, each counted once.",
+)
+SNAPSHOT_OPERATIONS: Final = gauge(
+    "shoal_snapshot_operations", "Operations with snapshots under way.", ("kind",)
+)
+SNAPSHOT_OPERATION_SECONDS: Final = histogram(
+    "shoal_snapshot_operation_seconds",
+    "Time of operations with snapshots that succeeded.",
+    ("kind",),
+    (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400),
+)
+SNAPSHOT_FAILURES: Final = counter(
+    "shoal_snapshot_operation_failures", "Operations with snapshots that failed.", ("kind",)
+)
+REMOVED_OBJECTS: Final = counter(
+    "shoal_snapshot_store_garbage",
+    "Objects in the snapshot store that an interrupted operation had left, and that were removed.",
+)

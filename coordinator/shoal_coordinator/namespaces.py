@@ -1,4 +1,8 @@
-"""Tenants and databases, and the reset of everything."""
+"""Tenants and databases, and the reset of everything.
+
+A database's snapshots go with it: nobody could name them any more. Backups stay, also after a
+reset: they are what an operator has against mistakes.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from shoal.errors import (
 from shoal.internal.v1.catalog_pb2 import DatabaseEntry, ShardDeletion, TenantEntry
 from shoal_coordinator.changes import Changes
 from shoal_coordinator.lifecycle import Lifecycle
+from shoal_coordinator.snapshots import Snapshots, terminated
 from shoal_coordinator.state import (
     DEFAULT_DATABASE,
     DEFAULT_TENANT,
@@ -34,11 +39,18 @@ class Namespaces:
     """
 
     def __init__(
-        self, changes: Changes, table: RoutingTable, lifecycle: Lifecycle, *, allow_reset: bool
+        self,
+        changes: Changes,
+        table: RoutingTable,
+        lifecycle: Lifecycle,
+        snapshots: Snapshots,
+        *,
+        allow_reset: bool,
     ) -> None:
         self._changes = changes
         self._table = table
         self._lifecycle = lifecycle
+        self._snapshots = snapshots
         self._allow_reset = allow_reset
 
     def get_tenant(self, name: str) -> TenantEntry:
@@ -89,7 +101,7 @@ class Namespaces:
         return database
 
     async def delete_database(self, tenant: str, name: str) -> None:
-        """Delete a database with all its collections.
+        """Delete a database with all its collections and snapshots.
 
         Raises:
             TenantNotFoundError, DatabaseNotFoundError: There is none.
@@ -109,13 +121,21 @@ class Namespaces:
                 removed_databases=(database.database_id,),
                 removed_collections=tuple(entry.collection.id for entry in entries),
                 deletions=deletions,
+                snapshots=terminated(
+                    [
+                        snapshot
+                        for snapshot in state.snapshots.values()
+                        if snapshot.database_id == database.database_id
+                    ]
+                ),
             )
             return change, deletions
 
         await self._lifecycle.remove(decide)
+        self._snapshots.end_terminating()
 
     async def reset(self) -> None:
-        """Delete every collection, database and tenant but the default ones.
+        """Delete every collection, snapshot, database and tenant but the default ones.
 
         Raises:
             PermissionDeniedError: The coordinator was started without `allow_reset`.
@@ -134,7 +154,9 @@ class Namespaces:
                 removed_databases=tuple(d for d in state.databases if d != kept),
                 removed_tenants=tuple(t for t in state.tenants if t != DEFAULT_TENANT),
                 deletions=deletions,
+                snapshots=terminated(state.snapshots.values()),
             )
             return (change, deletions)
 
         await self._lifecycle.remove(decide)
+        self._snapshots.end_terminating()

@@ -1,15 +1,15 @@
 """Quotas in the catalog, and what is used of them.
 
-Collections are counted where they are created, by the decision that reserves one, so that their
-number is exact. Records and bytes are what workers report with their heartbeats: the coordinator
-adds them up once a second and tells the gateways, which refuse. It keeps the reports in memory
-alone: after a restart workers register again, and report everything anew.
+Collections and snapshots are counted where they are created, by the decision that reserves one, so
+that their number is exact. Records and bytes are what workers report with their heartbeats: the
+coordinator adds them up once a second and tells the gateways, which refuse. It keeps the reports in
+memory alone: after a restart workers register again, and report everything anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -17,6 +17,7 @@ import structlog
 from shoal.errors import NotFoundError, QuotaExceededError
 from shoal.internal.v1.catalog_pb2 import CollectionEntry, QuotaEntry
 from shoal.internal.v1.membership_service_pb2 import ShardUsage
+from shoal.internal.v1.snapshot_pb2 import SnapshotManifest
 from shoal.server.scopes import Scope, covers, scope_of
 from shoal.v1.admin_service_pb2 import QuotaLimits, QuotaSubject, QuotaUsage
 from shoal_coordinator.changes import Changes
@@ -26,7 +27,7 @@ from shoal_coordinator.table import RoutingTable
 if TYPE_CHECKING:
     from shoal_coordinator.lifecycle import Lifecycle
 
-__all__ = ["Quotas", "Usage", "check_collection_quota"]
+__all__ = ["Quotas", "Usage", "check_collection_quota", "check_snapshot_quota"]
 
 _TELL_EVERY_S: Final = 1.0
 
@@ -99,7 +100,7 @@ class Usage:
             for quota_id, quota in state.quotas.items()
             if any(
                 quota.limits.HasField(name)
-                for name in ("max_collections", "max_records", "max_bytes")
+                for name in ("max_collections", "max_records", "max_bytes", "max_snapshots")
             )
         }
         usages = {quota_id: QuotaUsage() for quota_id in scopes}
@@ -108,14 +109,20 @@ class Usage:
         by_scope: dict[Scope, list[QuotaUsage]] = {}
         for quota_id, scope in scopes.items():
             by_scope.setdefault(scope, []).append(usages[quota_id])
-        for entry in state.collections.values():
-            names = _names(entry)
-            of_entry = [
+
+        def of_scopes(names: Scope) -> list[QuotaUsage]:
+            return [
                 usage
                 for length in range(len(names) + 1)
                 for usage in by_scope.get(names[:length], ())
             ]
-            for usage in of_entry:
+
+        for snapshot in state.snapshots.values():
+            if not snapshot.temporary:
+                for usage in of_scopes(_names_of_snapshot(snapshot)):
+                    usage.snapshots += 1
+        for entry in state.collections.values():
+            for usage in of_scopes(_names(entry)):
                 usage.collections += 1
                 for shard in entry.shards:
                     reported = self._shards.get(shard.shard_id)
@@ -135,22 +142,46 @@ def check_collection_quota(state: CatalogState, names: Scope) -> None:
     Raises:
         QuotaExceededError: A quota of its scopes does not allow it.
     """
+    _check(state, names, "collections", [_names(entry) for entry in state.collections.values()])
+
+
+def check_snapshot_quota(state: CatalogState, names: Scope) -> None:
+    """Make sure that one more snapshot may be taken.
+
+    Args:
+        state: Of which failed snapshots count, too: they are there until they are deleted.
+        names: Of its source's tenant, its database and itself.
+
+    Raises:
+        QuotaExceededError: A quota of its scopes does not allow it.
+    """
+    existing = [_names_of_snapshot(s) for s in state.snapshots.values() if not s.temporary]
+    _check(state, names, "snapshots", existing)
+
+
+def _check(state: CatalogState, names: Scope, what: str, existing: Sequence[Scope]) -> None:
+    limited = f"max_{what}"
     for quota in state.quotas.values():
-        if not quota.limits.HasField("max_collections"):
+        if not quota.limits.HasField(limited):  # type: ignore[arg-type]
             continue
         scope = scope_of(quota.subject.scope)
         if not covers(scope, names):
             continue
-        limit = quota.limits.max_collections
-        count = sum(covers(scope, _names(entry)) for entry in state.collections.values())
+        limit: int = getattr(quota.limits, limited)
+        count = sum(covers(scope, other) for other in existing)
         if count >= limit:
             raise QuotaExceededError(
-                f"{'/'.join(scope) or 'the cluster'} has {count} collections, its quota is {limit}:"
+                f"{'/'.join(scope) or 'the cluster'} has {count} {what}, its quota is {limit}:"
                 " delete one, or have the quota raised",
-                metadata={"limit": "max_collections", "value": str(limit)},
+                metadata={"limit": limited, "value": str(limit)},
             )
 
 
 def _names(entry: CollectionEntry) -> Scope:
     collection = entry.collection
     return collection.tenant, collection.database, collection.name
+
+
+def _names_of_snapshot(snapshot: SnapshotManifest) -> Scope:
+    description = snapshot.description
+    return description.tenant, description.database, description.source.name

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from shoal.internal.v1.catalog_pb2 import (
     COLLECTION_STATE_ACTIVE,
+    COLLECTION_STATE_CREATING,
     CollectionEntry,
     DatabaseEntry,
     TenantEntry,
@@ -111,7 +112,11 @@ def _compare_copy(state: CatalogState, shard: HeldShard, epoch: int, report: Rep
         and entry.state == COLLECTION_STATE_ACTIVE
     ):
         _take_over(state, shard.entry, report)
-    elif shard.epoch != epoch or not same_content(shard.entry, entry):
+    elif (
+        shard.epoch != epoch
+        or shard.entry.state != entry.state
+        or not same_content(shard.entry, entry)
+    ):
         report.stale.append(shard.shard_id)
 
 
@@ -119,6 +124,9 @@ def _can_be_adopted(state: CatalogState, worker_id: str, shard: HeldShard) -> bo
     """Whether the copy is about this shard on this worker, and contradicts nothing known."""
     named = [s for s in shard.entry.shards if s.shard_id == shard.shard_id]
     if not named or named[0].worker_id != worker_id or not shard.entry.collection.name:
+        return False
+    if shard.entry.state == COLLECTION_STATE_CREATING:
+        # It was being restored: what lies there may be a part of it.
         return False
     if shard.entry.collection.id in state.collections:
         return False

@@ -40,6 +40,12 @@ class CoordinatorSettings(RoleSettings):
         help="File with an API key, as `shoal keys generate` prints it, that has all rights as"
         " long as it stands there; the first key, and the way back in. Looked at every second.",
     )
+    snapshot_store: str | None = setting(
+        None,
+        help="Where snapshots and backups lie: a directory that the coordinator and all workers"
+        " share, or an object store: s3://BUCKET/PREFIX, gs://…, az://…, whose credentials each"
+        " process takes from its environment. Without it there are none.",
+    )
     heartbeat_s: float = setting(
         HEARTBEAT_S, help="Time between a worker's heartbeats, seconds.", minimum=0.05, maximum=60
     )

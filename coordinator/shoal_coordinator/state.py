@@ -29,6 +29,7 @@ from shoal.internal.v1.catalog_pb2 import (
     TenantEntry,
     WorkerEntry,
 )
+from shoal.internal.v1.snapshot_pb2 import BackupManifest, SnapshotManifest
 
 DEFAULT_TENANT: Final = "default_tenant"
 DEFAULT_DATABASE: Final = "default_database"
@@ -44,6 +45,10 @@ MAX_API_KEYS: Final = 10_000
 MAX_QUOTAS: Final = 10_000
 """In the cluster; for the same reason."""
 
+MAX_SNAPSHOTS: Final = 10_000
+MAX_BACKUPS: Final = 1_000
+"""In the cluster. They lie in the memory of the coordinator, with all that they name."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -51,7 +56,7 @@ class Change:
 
     Attributes:
         collections: New or changed, by their ID. Likewise databases, tenants, workers, API keys,
-            quotas.
+            quotas, snapshots, backups.
         removed_collections: IDs. Likewise the others; tenants by name.
         deletions: Shards that their holders must delete, kept until they have confirmed.
         confirmed_deletions: IDs of shards whose holder has confirmed.
@@ -72,6 +77,10 @@ class Change:
     removed_api_keys: tuple[str, ...] = ()
     quotas: tuple[QuotaEntry, ...] = ()
     removed_quotas: tuple[str, ...] = ()
+    snapshots: tuple[SnapshotManifest, ...] = ()
+    removed_snapshots: tuple[str, ...] = ()
+    backups: tuple[BackupManifest, ...] = ()
+    removed_backups: tuple[str, ...] = ()
     deletions: tuple[ShardDeletion, ...] = ()
     confirmed_deletions: tuple[str, ...] = ()
     cluster_id: str | None = None
@@ -120,10 +129,16 @@ class CatalogState:
     deletions: dict[str, ShardDeletion] = field(default_factory=dict)
     api_keys: dict[str, ApiKeyEntry] = field(default_factory=dict)
     quotas: dict[str, QuotaEntry] = field(default_factory=dict)
+    snapshots: dict[str, SnapshotManifest] = field(default_factory=dict)
+    backups: dict[str, BackupManifest] = field(default_factory=dict)
     database_ids: dict[tuple[str, str], str] = field(default_factory=dict)
     """By tenant and name."""
     collection_ids: dict[tuple[str, str], str] = field(default_factory=dict)
     """By the database's ID and the collection's name."""
+    snapshot_ids: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By the database's ID and the snapshot's name; without the sources of clones."""
+    backup_ids: dict[str, str] = field(default_factory=dict)
+    """By name."""
     collection_of_shard: dict[str, str] = field(default_factory=dict)
     shards_of_worker: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """IDs of the shards that a worker holds, by its ID; those being created included."""
@@ -169,6 +184,12 @@ class CatalogState:
         for quota in change.quotas:
             self.quotas[quota.quota_id] = quota
             self._count(quota.creation_number)
+        for snapshot in change.snapshots:
+            self._put_snapshot(snapshot)
+        for backup in change.backups:
+            self.backups[backup.description.id] = backup
+            self.backup_ids[backup.description.name] = backup.description.id
+            self._count(backup.creation_number)
 
     def database(self, tenant: str, name: str) -> DatabaseEntry:
         """Find a database. Raises TenantNotFoundError or DatabaseNotFoundError."""
@@ -228,6 +249,14 @@ class CatalogState:
             self.api_keys.pop(key_id, None)
         for quota_id in change.removed_quotas:
             self.quotas.pop(quota_id, None)
+        for snapshot_id in change.removed_snapshots:
+            snapshot = self.snapshots.pop(snapshot_id, None)
+            if snapshot is not None and not snapshot.temporary:
+                del self.snapshot_ids[snapshot.database_id, snapshot.description.name]
+        for backup_id in change.removed_backups:
+            backup = self.backups.pop(backup_id, None)
+            if backup is not None:
+                del self.backup_ids[backup.description.name]
         for shard_id in change.confirmed_deletions:
             self.deletions.pop(shard_id, None)
 
@@ -238,6 +267,13 @@ class CatalogState:
         self.databases[database.database_id] = database
         self.database_ids[key] = database.database_id
         self._count(database.creation_number)
+
+    def _put_snapshot(self, snapshot: SnapshotManifest) -> None:
+        snapshot_id = snapshot.description.id
+        self.snapshots[snapshot_id] = snapshot
+        if not snapshot.temporary:
+            self.snapshot_ids[snapshot.database_id, snapshot.description.name] = snapshot_id
+        self._count(snapshot.creation_number)
 
     def _put_collection(self, entry: CollectionEntry) -> None:
         collection_id = entry.collection.id

@@ -22,7 +22,7 @@ from shoal_gateway.table import RoutingTable
 if TYPE_CHECKING:
     from shoal.internal.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
 
-__all__ = ["MAX_PAGE", "CollectionService"]
+__all__ = ["MAX_PAGE", "CollectionService", "check_configuration"]
 
 MAX_PAGE: Final = 1_000
 """Collections, or databases, in one page of a list."""
@@ -57,11 +57,7 @@ class CollectionService:
     ) -> collection_service_pb2.CreateCollectionResponse:
         tenant, database = _home(request)
         check_name("collection", request.name)
-        _check_hnsw(request.configuration.hnsw, "configuration.hnsw")
-        if request.configuration.HasField("embedding_function"):
-            _check_embedding_function(
-                request.configuration.embedding_function, "configuration.embedding_function"
-            )
+        check_configuration(request.configuration)
         check_collection_metadata(request.metadata, self._limits)
         creation = catalog_service_pb2.CreateCollectionRequest(
             tenant=tenant,
@@ -181,6 +177,19 @@ def _home(request: Any) -> tuple[str, str]:
     check_name("tenant", tenant, "tenant")
     check_name("database", database, "database")
     return tenant, database
+
+
+def check_configuration(configuration: collection_pb2.CollectionConfiguration) -> None:
+    """Check a configuration, as far as this server has words for it.
+
+    Raises:
+        InvalidArgumentError: It holds what is not known here, or too much.
+    """
+    _check_hnsw(configuration.hnsw, "configuration.hnsw")
+    if configuration.HasField("embedding_function"):
+        _check_embedding_function(
+            configuration.embedding_function, "configuration.embedding_function"
+        )
 
 
 def _check_hnsw(configuration: collection_pb2.HnswConfiguration, field: str) -> None:

@@ -23,6 +23,7 @@ from shoal_gateway.records import RecordService
 from shoal_gateway.routing import Router
 from shoal_gateway.search import Searcher
 from shoal_gateway.selection import Selection
+from shoal_gateway.snapshots import SnapshotService
 from shoal_gateway.table import RoutingTable
 from shoal_gateway.throttle import Throttle
 from shoal_gateway.watch import TableWatch
@@ -32,6 +33,7 @@ from shoal_gateway.writes import Writer
 if TYPE_CHECKING:
     from shoal.internal.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
     from shoal.internal.v1.routing_service_pb2_grpc import RoutingServiceAsyncStub
+    from shoal.internal.v1.snapshot_service_pb2_grpc import SnapshotCatalogServiceAsyncStub
 
 __all__ = ["Gateway"]
 
@@ -47,6 +49,7 @@ class Gateway:
     Args:
         catalog_stub: The coordinator's, remote or local.
         routing_stub: The same.
+        snapshot_stub: The same; None: there are no snapshots.
         worker_stub: Makes the data stub of a worker, from its UUID and address.
         control_stub: Makes the control stub of a worker, from its UUID and address.
         release_worker: Closes what the stubs of a worker at an address have used.
@@ -58,6 +61,7 @@ class Gateway:
         collection_service: ``shoal.v1.CollectionService``.
         record_service: ``shoal.v1.RecordService``.
         admin_service: ``shoal.v1.AdminService``.
+        snapshot_service: ``shoal.v1.SnapshotService``.
         table: The watched table.
         guard: Decides which calls are answered; for whoever puts the services behind a port.
     """
@@ -69,6 +73,7 @@ class Gateway:
         routing_stub: RoutingServiceAsyncStub,
         worker_stub: DataStubs,
         control_stub: ControlStubs,
+        snapshot_stub: SnapshotCatalogServiceAsyncStub | None = None,
         release_worker: ReleaseWorker | None = None,
         limits: Limits = DEFAULT_LIMITS,
         clock: HybridClock | None = None,
@@ -103,6 +108,7 @@ class Gateway:
             limits,
             metadata.version("shoal"),
         )
+        self.snapshot_service = SnapshotService(self.table, router, snapshot_stub, limits)
 
     @property
     def services(self) -> dict[str, object]:
@@ -111,6 +117,7 @@ class Gateway:
             "shoal.v1.CollectionService": self.collection_service,
             "shoal.v1.RecordService": self.record_service,
             "shoal.v1.AdminService": self.admin_service,
+            "shoal.v1.SnapshotService": self.snapshot_service,
         }
 
     @property

@@ -11,6 +11,7 @@ import structlog
 
 from shoal.internal.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from shoal.internal.v1.routing_service_pb2_grpc import RoutingServiceStub
+from shoal.internal.v1.snapshot_service_pb2_grpc import SnapshotCatalogServiceStub
 from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceStub, ShardDataServiceStub
 from shoal.server import process
 from shoal.server.health import CLUSTER
@@ -50,6 +51,7 @@ async def serve(settings: GatewaySettings, role: process.RoleProcess) -> AsyncIt
     gateway = Gateway(
         catalog_stub=CatalogServiceStub(to_coordinator),
         routing_stub=RoutingServiceStub(to_coordinator),
+        snapshot_stub=SnapshotCatalogServiceStub(to_coordinator),
         worker_stub=workers.data_stub,
         control_stub=workers.control_stub,
         release_worker=workers.release,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Quotas"]
 
 _RATES: Final = ("requests_per_second", "records_per_second")
-_TOTALS: Final = ("max_collections", "max_records", "max_bytes")
+_TOTALS: Final = ("max_collections", "max_records", "max_bytes", "max_snapshots")
 
 
 class Quotas:

@@ -102,6 +102,26 @@ def _on_collection(*each: tuple[int, ...]) -> Rule:
     return rule
 
 
+def _on_snapshot(*rights: int) -> Rule:
+    """One of these rights on the database of the snapshot that the request refers to."""
+
+    def rule(request: Any, _table: RoutingTable) -> Iterator[Requirement]:
+        reference = request.snapshot
+        database = reference.database or DEFAULT_DATABASE
+        yield Requirement(rights, ((reference.tenant or DEFAULT_TENANT, database),))
+
+    return rule
+
+
+def _to_create_snapshot(request: Any, table: RoutingTable) -> Iterator[Requirement]:
+    yield Requirement((ADMIN,), _scopes(request.source, table))
+
+
+def _to_clone(request: Any, table: RoutingTable) -> Iterator[Requirement]:
+    """The right on the database, as for any restoration."""
+    yield Requirement((ADMIN,), tuple(scope[:2] for scope in _scopes(request.source, table)))
+
+
 def _to_update_collection(request: Any, table: RoutingTable) -> Iterator[Requirement]:
     """The right on the collection, and also on the name that it is to have."""
     yield Requirement((ADMIN,), _scopes(request.collection, table))
@@ -212,5 +232,17 @@ RULES: Final[Mapping[str, Rule]] = {
     "shoal.v1.AdminService/SetQuota": _to_set_quota,
     "shoal.v1.AdminService/GetQuota": _to_get_quota,
     "shoal.v1.AdminService/ListQuotas": _anywhere(ADMIN),
+    "shoal.v1.SnapshotService/CreateSnapshot": _to_create_snapshot,
+    "shoal.v1.SnapshotService/GetSnapshot": _on_snapshot(*ANY),
+    "shoal.v1.SnapshotService/ListSnapshots": _on_database_named("database", *ANY),
+    "shoal.v1.SnapshotService/DeleteSnapshot": _on_snapshot(ADMIN),
+    "shoal.v1.SnapshotService/RestoreSnapshot": _on_snapshot(ADMIN),
+    "shoal.v1.SnapshotService/CloneCollection": _to_clone,
+    # A backup holds everything, keys and quotas too.
+    "shoal.v1.SnapshotService/CreateBackup": _on_cluster(ADMIN),
+    "shoal.v1.SnapshotService/GetBackup": _on_cluster(ADMIN),
+    "shoal.v1.SnapshotService/ListBackups": _on_cluster(ADMIN),
+    "shoal.v1.SnapshotService/DeleteBackup": _on_cluster(ADMIN),
+    "shoal.v1.SnapshotService/RestoreBackup": _on_cluster(ADMIN),
 }
 """By the method's full name. A method that is missing is refused to everybody."""

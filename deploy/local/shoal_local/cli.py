@@ -34,6 +34,8 @@ commands:
   status    show roles, processes, ports, shards shoal status --data DIR
   keys      create, list and revoke API keys     shoal keys create --help
   quotas    set, remove and list quotas          shoal quotas set --help
+  snapshots take and restore snapshots           shoal snapshots create --help
+  backup    back the whole cluster up, restore   shoal backup create --help
   demo      load real data, search it, kill a worker, show that nothing is lost
   version   print the version
 
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "status": _status,
         "keys": _keys,
         "quotas": _quotas,
+        "snapshots": _snapshots,
+        "backup": _backup,
         "demo": _demo,
         "version": _version,
     }
@@ -103,6 +107,18 @@ def _keys(arguments: list[str]) -> int:
 
 def _quotas(arguments: list[str]) -> int:
     from shoal_local.quotas import run
+
+    return run(arguments)
+
+
+def _snapshots(arguments: list[str]) -> int:
+    from shoal_local.snapshots import run
+
+    return run(arguments)
+
+
+def _backup(arguments: list[str]) -> int:
+    from shoal_local.backups import run
 
     return run(arguments)
 

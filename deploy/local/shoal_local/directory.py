@@ -7,6 +7,7 @@ DIR/run.json        what runs: roles, processes, ports (see `shoal_local.state`)
 DIR/admin.key       the API key with all rights; only where `shoal up` asks for keys
 DIR/coordinator/    the catalog
 DIR/worker-1/ …     a worker's shards
+DIR/snapshots/      the snapshot store, unless another one is set
 ```
 
 `shoal up` with any number of workers and the embedded client share this layout, so that what the
@@ -108,6 +109,11 @@ class DataDirectory:
     def coordinator(self) -> Path:
         """Directory of the coordinator."""
         return self.path / "coordinator"
+
+    @property
+    def snapshots(self) -> Path:
+        """Directory of snapshots and backups, unless they lie elsewhere."""
+        return self.path / "snapshots"
 
     def admin_key(self) -> Path:
         """Give the file with the first API key; made if it is not there, readable by its owner."""

@@ -85,6 +85,9 @@ def make_plan(up: UpSettings, directory: DataDirectory, environment: Mapping[str
         flags["gateway"].append("--share-port")
     inherited = child_environment(environment)
     coordinator = _read("coordinator", CoordinatorSettings, flags["coordinator"], inherited)
+    if coordinator.snapshot_store is None:
+        flags["coordinator"].append(f"--snapshot-store={directory.snapshots}")
+        coordinator = _read("coordinator", CoordinatorSettings, flags["coordinator"], inherited)
     worker = _read("worker", WorkerSettings, flags["worker"], inherited)
     wished = _read("gateway", GatewaySettings, flags["gateway"], environment)
     public, health, metrics = _gateway_ports(up, wished)

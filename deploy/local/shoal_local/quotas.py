@@ -23,6 +23,7 @@ _LIMITS: Final = {
     "max_collections": (int, "Collections."),
     "max_records": (int, "Records."),
     "max_bytes": (int, "Bytes of files."),
+    "max_snapshots": (int, "Snapshots."),
 }
 
 
@@ -117,4 +118,7 @@ def _used(quota: admin.Quota) -> str:
     if not quota.HasField("usage"):
         return "-"
     used = quota.usage
-    return f"{used.collections} collections, {used.records} records, {used.bytes} bytes"
+    return (
+        f"{used.collections} collections, {used.records} records, {used.bytes} bytes, "
+        f"{used.snapshots} snapshots"
+    )

@@ -35,6 +35,7 @@ class LocalCluster:
         allow_reset: Whether everything may be deleted by one call.
         recover_catalog: Rebuild a lost catalog from the workers' copies.
         bootstrap_key_file: Holds an API key with all rights.
+        snapshot_store: Where snapshots and backups lie; None: in the data directory.
         auth: Whether who calls through a port must show an API key. `call` asks for none: it is
             this process that calls.
         limits: Of requests and answers.
@@ -48,6 +49,7 @@ class LocalCluster:
         allow_reset: bool = False,
         recover_catalog: bool = False,
         bootstrap_key_file: Path | None = None,
+        snapshot_store: str | None = None,
         auth: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         worker_settings: WorkerSettings | None = None,
@@ -57,6 +59,7 @@ class LocalCluster:
         self._allow_reset = allow_reset
         self._recover_catalog = recover_catalog
         self._bootstrap_key_file = bootstrap_key_file
+        self._snapshot_store = snapshot_store
         self._auth = auth
         self._limits = limits
         self._worker_settings = worker_settings
@@ -97,6 +100,7 @@ class LocalCluster:
             allow_reset=self._allow_reset,
             recover=self._recover_catalog,
             bootstrap_key_file=self._bootstrap_key_file,
+            snapshot_store=self._snapshot_store or str(self._directory.snapshots),
             worker_stub=self._control_stub,
         )
         await coordinator.start()
@@ -115,6 +119,9 @@ class LocalCluster:
             ),
             routing_stub=rpc.local_stub(
                 "shoal.internal.v1.RoutingService", coordinator.routing_service
+            ),
+            snapshot_stub=rpc.local_stub(
+                "shoal.internal.v1.SnapshotCatalogService", coordinator.snapshot_catalog_service
             ),
             worker_stub=lambda _, address: self._stub(self._data_stubs, address),
             control_stub=lambda _, address: self._stub(self._control_stubs, address),
