@@ -36,6 +36,8 @@ commands:
   quotas    set, remove and list quotas          shoal quotas set --help
   snapshots take and restore snapshots           shoal snapshots create --help
   backup    back the whole cluster up, restore   shoal backup create --help
+  export    write a collection into a file       shoal export NAME NAME.parquet
+  import    read a file, or a Chroma store       shoal import NAME.parquet
   demo      load real data, search it, kill a worker, show that nothing is lost
   version   print the version
 
@@ -54,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "quotas": _quotas,
         "snapshots": _snapshots,
         "backup": _backup,
+        "export": _export,
+        "import": _import,
         "demo": _demo,
         "version": _version,
     }
@@ -109,6 +113,18 @@ def _quotas(arguments: list[str]) -> int:
     from shoal_local.quotas import run
 
     return run(arguments)
+
+
+def _export(arguments: list[str]) -> int:
+    from shoal_local.transfer import run_export
+
+    return run_export(arguments)
+
+
+def _import(arguments: list[str]) -> int:
+    from shoal_local.transfer import run_import
+
+    return run_import(arguments)
 
 
 def _snapshots(arguments: list[str]) -> int:
