@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from fractions import Fraction
 from typing import Any
 
@@ -146,6 +147,20 @@ def test_a_substring_is_case_sensitive(part: str) -> None:
     for document in DOCUMENTS:
         assert matches(document) is (document is not None and part in document)
         assert complement(document) is not matches(document)
+
+
+@pytest.mark.parametrize("expression", ["a{1000}", "[a-q][^u-z]{400}x", "(x+x+)+y", "(a|aa)+$"])
+def test_an_expression_takes_time_in_proportion_to_the_text(expression: str) -> None:
+    matches = compile_document(where_document_from_dict({"$regex": expression}))
+
+    began = time.thread_time()
+    assert not matches("abcdefgh" * 4096)
+    assert time.thread_time() - began < 5.0
+
+
+def test_an_expression_that_would_take_long_in_any_text_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="8006 instructions, at most 4000"):
+        compile_document(where_document_from_dict({"$regex": "[a-q][^u-z]{1000}x"}))
 
 
 @pytest.mark.parametrize("expression", ["(", "a(?=b)", r"(a)\1", "(?:a{1000}){1000}"])

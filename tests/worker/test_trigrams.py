@@ -21,7 +21,8 @@ PIECES = st.sampled_from(
     [
         *["a", "b", "abc", "é", " ", ".", "[ab]", "[^a]", "[]a]", "[[:alpha:]]", r"\d", r"\w"],
         *[r"\s", r"\b", "^", "$", r"\.", r"\n", r"\x61", r"\pL", r"\Qab\E", "{", "{,2}"],
-        *["(?i)", "(?i:a)", "(?s).", "(?P<n>ab)"],
+        *["(?i)", "(?i:a)", "(?s).", "(?P<n>ab)", "(?<n>ab)", "(?-i)", "(?is)", "(?i-s:abcabc)"],
+        *["abcde", "task", "Kelvin", "a{\u0663}bcd"],
     ]
 )
 REGEXES = st.recursive(
@@ -38,7 +39,17 @@ REGEXES = st.recursive(
     ),
     max_leaves=8,
 )
-TEXTS = st.lists(st.text(alphabet="abcA\n é{,2}.", max_size=30), min_size=1, max_size=20)
+WORDS = st.sampled_from(
+    [
+        *["abc", "ABC", "aBcdE", "abcabc", "task", "TASK", "taſ\u212a", "\u212aelvin", "kelvin"],
+        *["KELVIN", "a{\u0663}bcd", "A{\u0663}BCD", "aaabcd", " ", "\n", "é", "É", "b", "."],
+    ]
+)
+TEXTS = st.lists(
+    st.text(alphabet="abcA\n é{,2}.", max_size=30) | st.lists(WORDS, max_size=5).map("".join),
+    min_size=1,
+    max_size=20,
+)
 
 
 def holds(required: Required, present: set[int]) -> bool:
@@ -85,5 +96,17 @@ def test_a_regex_requires_its_literals() -> None:
     assert required_by_regex("(fish|shoal)s?") == AnyOf(
         (required_by_substring("fish"), required_by_substring("shoal"))
     )
-    for unread in ("(fish)?", "(?i)shoal", "(fish|.)", "(" * 400 + "fish" + ")" * 400):
+    for unread in ("(fish)?", "(?i)ask", "(fish|.)", "(" * 400 + "fish" + ")" * 400):
         assert required_by_regex(unread) == Anything()
+
+
+def test_a_regex_without_case_requires_one_spelling_of_each_trigram() -> None:
+    def spellings(*texts: str) -> Required:
+        return AnyOf(tuple(required_by_substring(text) for text in texts))
+
+    assert required_by_regex("(?i)ab1") == spellings("AB1", "Ab1", "aB1", "ab1")
+    # No run of three letters that have their own cases only.
+    assert required_by_regex("(?i)askab") == Anything()
+    assert required_by_regex("(?i)fi(?-i)shoal") == required_by_substring("shoal")
+    assert required_by_regex("shoal(?i)x") == required_by_substring("shoal")
+    assert required_by_regex("(?:(?i)x|1)shoal") == required_by_substring("shoal")

@@ -26,7 +26,11 @@ from shoal_worker.text_index import Bounds
 
 __all__ = ["Selected", "Selection", "Source", "select"]
 
-_CHECK_EVERY: Final = 4096
+_CHECK_COST: Final = 4096
+"""Records that are looked at before the deadline is, or what is read of documents instead."""
+
+_DOCUMENT_COST_BYTES: Final = 16
+"""Bytes of documents that count as a record: the worst of expressions takes 1 s for 64 KiB."""
 
 _LOOK_ROWS: Final = 256
 """Rows given by ID that are looked at rather than sought in the index."""
@@ -206,6 +210,7 @@ class _Examiner:
             None if selection.where_document is None else compile_document(selection.where_document)
         )
         self.count = 0
+        self._unchecked_cost = 0
 
     def passing(self, rows: BitMap, uncertain: BitMap, limit: int | None) -> BitMap:
         """Give the first `limit` of the rows that match.
@@ -218,9 +223,11 @@ class _Examiner:
         """
         found: list[int] = []
         for row in rows:
-            if self._check is not None and self.count % _CHECK_EVERY == 0:
+            if self._check is not None and self._unchecked_cost >= _CHECK_COST:
+                self._unchecked_cost = 0
                 self._check()
             self.count += 1
+            self._unchecked_cost += 1
             if self._matches(row, row in uncertain):
                 found.append(row)
                 if len(found) == limit:
@@ -242,4 +249,7 @@ class _Examiner:
         if self._document is None:
             return True
         stored = store.value(txn, store.documents, row)
-        return self._document(None if stored is None else stored.decode())
+        if stored is None:
+            return self._document(None)
+        self._unchecked_cost += len(stored) // _DOCUMENT_COST_BYTES
+        return self._document(stored.decode())

@@ -9,8 +9,9 @@ from a part of RE2's syntax; what lies beyond that part requires nothing, and is
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -22,6 +23,7 @@ __all__ = [
     "AnyOf",
     "Anything",
     "Required",
+    "required_by_folded",
     "required_by_regex",
     "required_by_substring",
     "trigrams_of",
@@ -63,6 +65,10 @@ Required: TypeAlias = Anything | Trigrams | AllOf | AnyOf
 _ANYTHING: Final = Anything()
 _LENGTH: Final = 3
 
+_FOLDED_RUN: Final = re.compile(r"[^ksKS\u0080-\U0010ffff]{3,}")
+_FOLDED_TRIGRAMS: Final = 4
+"""Of each literal without case, trigrams that are asked for: up to eight spellings of each."""
+
 
 def trigrams_of(encoded: bytes) -> npt.NDArray[np.uint32]:
     """Give the distinct trigrams of a text in UTF-8, ascending, as numbers of 24 bits."""
@@ -83,6 +89,23 @@ def required_by_substring(text: str) -> Required:
     return Trigrams(tuple(numbers.tolist())) if len(numbers) else _ANYTHING
 
 
+def required_by_folded(text: str) -> Required:
+    """Give what a document that contains a text, in whatever case, must contain.
+
+    Of each trigram every spelling will do. Letters whose other cases have other bytes than their
+    own (``k`` is also the sign for Kelvin, ``s`` the long one, and all beyond ASCII) stand for
+    anything.
+    """
+    parts: list[Required] = []
+    for run in _FOLDED_RUN.findall(text):
+        places = range(len(run) - _LENGTH + 1)
+        for place in places[:: -(-len(places) // _FOLDED_TRIGRAMS) or 1]:
+            cases = ({c.lower(), c.upper()} for c in run[place : place + _LENGTH])
+            spellings = sorted("".join(spelling) for spelling in itertools.product(*cases))
+            parts.append(_any_of([required_by_substring(spelling) for spelling in spellings]))
+    return _all_of(parts)
+
+
 def required_by_regex(expression: str) -> Required:
     """Give what a document that an expression matches must contain.
 
@@ -97,6 +120,14 @@ def required_by_regex(expression: str) -> Required:
     return required if parser.is_at_end else _ANYTHING
 
 
+def _any_of(parts: Sequence[Required]) -> Required:
+    if len(parts) == 1:
+        return parts[0]
+    if any(isinstance(part, Anything) for part in parts):
+        return _ANYTHING
+    return AnyOf(tuple(parts))
+
+
 def _all_of(parts: Sequence[Required]) -> Required:
     known = tuple(part for part in parts if not isinstance(part, Anything))
     if len(known) == 1:
@@ -108,8 +139,10 @@ class _UnreadError(Exception):
     """The expression is of a part of the syntax that is not read here."""
 
 
-_COUNTED: Final = re.compile(r"\{(\d+)(?:,\d*)?\}")
-_NAMED_GROUP: Final = re.compile(r"\?P<\w+>")
+# RE2's digits and letters are those of ASCII.
+_COUNTED: Final = re.compile(r"\{([0-9]+)(?:,[0-9]*)?\}")
+_NAMED_GROUP: Final = re.compile(r"\?P?<[A-Za-z0-9_]+>")
+_FLAGS: Final = re.compile(r"\?([imsU]*)(?:-([imsU]+))?([:)])")
 _CONTROLS: Final = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "a": "\a"}
 _CLASSES: Final = frozenset("dwsDWS")
 _MAX_DEPTH: Final = 50
@@ -125,6 +158,7 @@ class _Parser:
         self._text = expression
         self._at = 0
         self._depth = 0
+        self._is_folded = False  # the flag i: whatever case letters have, they match
 
     @property
     def is_at_end(self) -> bool:
@@ -141,34 +175,53 @@ class _Parser:
         return character
 
     def alternatives(self) -> Required:
-        """Read up to the end, or to the end of a group."""
+        """Read up to the end, or to the end of a group. Flags that are set here end with it."""
+        was_folded = self._is_folded
         branches = [self._sequence()]
         while self._peek() == "|":
             self._at += 1
             branches.append(self._sequence())
-        if len(branches) == 1:
-            return branches[0]
-        if any(isinstance(branch, Anything) for branch in branches):
-            return _ANYTHING
-        return AnyOf(tuple(branches))
+        self._is_folded = was_folded
+        return _any_of(branches)
 
     def _sequence(self) -> Required:
         parts: list[Required] = []
         literal = ""
+        required_of = self._required_of
         while self._peek() not in ("", "|", ")"):
+            if self._text.startswith("(?", self._at) and self._flags(")"):
+                parts.append(required_of(literal))
+                literal, required_of = "", self._required_of
+                continue
             # A character that stands for itself, or what a part requires that does not.
             character, required = self._atom()
             is_required, is_once = self._repetition()
             if character is not None and is_required:
                 literal += character
             if character is None or not is_once:
-                parts.append(required_by_substring(literal))
+                parts.append(required_of(literal))
                 # Of a character that is repeated, the last one stands before what follows.
                 literal = character if character is not None and is_required else ""
             if is_required and required is not None:
                 parts.append(required)
-        parts.append(required_by_substring(literal))
+        parts.append(required_of(literal))
         return _all_of(parts)
+
+    @property
+    def _required_of(self) -> Callable[[str], Required]:
+        return required_by_folded if self._is_folded else required_by_substring
+
+    def _flags(self, end: str) -> bool:
+        """Read flags that end so, if there are any, and set what they say of the case."""
+        found = _FLAGS.match(self._text, self._at + 1)
+        if found is None or found[3] != end:
+            return False
+        self._at = found.end()
+        if "i" in found[1]:
+            self._is_folded = True
+        if found[2] and "i" in found[2]:
+            self._is_folded = False
+        return True
 
     def _repetition(self) -> tuple[bool, bool]:
         """Read what follows an atom: whether it must occur, and whether exactly once."""
@@ -202,20 +255,21 @@ class _Parser:
                 return character, None
 
     def _group(self) -> Required:
+        was_folded = self._is_folded
         if self._peek() == "?":
             named = _NAMED_GROUP.match(self._text, self._at)
             if named is not None:
                 self._at = named.end()
-            elif self._text.startswith("?:", self._at):
-                self._at += 2
             else:
-                # Flags: a literal may then stand for others, too.
-                raise _UnreadError
+                self._at -= 1
+                if not self._flags(":"):
+                    raise _UnreadError
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise _UnreadError
         required = self.alternatives()
         self._depth -= 1
+        self._is_folded = was_folded
         if self._next() != ")":
             raise _UnreadError
         return required
