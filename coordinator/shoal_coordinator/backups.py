@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 import structlog
@@ -75,6 +76,7 @@ class Backups:
         self._taking: dict[str, asyncio.Task[None]] = {}
         self._clearing: dict[str, asyncio.Task[None]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
+        self._restoring: Counter[str] = Counter()
 
     def get(self, name: str) -> BackupManifest:
         """Find a backup. Raises BackupNotFoundError."""
@@ -116,16 +118,36 @@ class Backups:
         return (manifest if known is None else known).description
 
     async def delete(self, name: str) -> None:
-        """Begin to delete a backup. Raises BackupNotFoundError."""
+        """Begin to delete a backup.
+
+        Raises:
+            BackupNotFoundError: There is none.
+            FailedPreconditionError: It is being restored.
+        """
 
         def decide(state: CatalogState) -> tuple[Change, str]:
             manifest = _named(state, name)
+            if self._restoring[name]:
+                raise FailedPreconditionError(
+                    f"backup {name!r} is being restored: delete it afterwards"
+                )
             ended = _with_status(manifest, SNAPSHOT_STATUS_TERMINATING)
             return Change(backups=(ended,)), manifest.description.id
 
         backup_id, _ = await self._changes.make(decide)
         self._crash_point("backup_terminating")
         self._end([backup_id])
+
+    @contextlib.contextmanager
+    def restoring(self, name: str) -> Iterator[None]:
+        """Keep a backup of this name from being deleted meanwhile."""
+        self._restoring[name] += 1
+        try:
+            yield
+        finally:
+            self._restoring[name] -= 1
+            if not self._restoring[name]:
+                del self._restoring[name]
 
     def start(self) -> None:
         """Go on with what the last run has left."""

@@ -29,6 +29,7 @@ from shoal.server.tls import ChannelTls
 from shoal.server.transport import AddressedChannel
 from shoal_coordinator import backups, snapshots
 from shoal_coordinator.api_keys import ApiKeys, BootstrapKey
+from shoal_coordinator.backup_restoring import BackupRestorer
 from shoal_coordinator.backups import Backups
 from shoal_coordinator.catalog import Catalog
 from shoal_coordinator.changes import Changes
@@ -267,6 +268,17 @@ class Coordinator:
             cores=self._cores,
             crash_point=self._crash_point,
         )
+        backup_restorer = BackupRestorer(
+            self._changes,
+            self.table,
+            self._lifecycle,
+            self.membership,
+            self._creation,
+            filler,
+            self._backups,
+            self._store,
+            crash_point=self._crash_point,
+        )
         self._operations = Operations()
         self.snapshot_catalog_service = SnapshotCatalogService(
             self.table,
@@ -274,6 +286,7 @@ class Coordinator:
             self._snapshots,
             self._backups,
             restorer,
+            backup_restorer,
             self._operations,
         )
         housekeeping = Housekeeping(self._changes, self.table, self._store, objects, self._now)

@@ -16,6 +16,7 @@ from shoal.internal.v1.snapshot_pb2 import SnapshotManifest
 from shoal.server.rpc import CallContext
 from shoal.v1.snapshot_service_pb2 import SNAPSHOT_STATUS_READY, SnapshotStatus
 from shoal_coordinator import metrics
+from shoal_coordinator.backup_restoring import BackupRestorer
 from shoal_coordinator.backups import Backups
 from shoal_coordinator.entries import not_found
 from shoal_coordinator.operations import Operations, Progress
@@ -37,6 +38,7 @@ class SnapshotCatalogService:
         snapshots: Snapshots,
         backups: Backups,
         restorer: Restorer,
+        backup_restorer: BackupRestorer,
         operations: Operations,
     ) -> None:
         self._table = table
@@ -44,6 +46,7 @@ class SnapshotCatalogService:
         self._snapshots = snapshots
         self._backups = backups
         self._restorer = restorer
+        self._backup_restorer = backup_restorer
         self._operations = operations
 
     async def create_snapshot(
@@ -180,6 +183,27 @@ class SnapshotCatalogService:
     ) -> api.DeleteBackupResponse:
         await self._backups.delete(request.name)
         return api.DeleteBackupResponse()
+
+    async def restore_backup(
+        self, request: api.RestoreBackupRequest, context: CallContext
+    ) -> api.RestoreBackupResponse:
+        async def restore(operation_id: bytes, progress: Progress) -> int:
+            return await _measured(
+                "backup_restore",
+                self._backup_restorer.restore(
+                    request.name, request.cluster_id, request.store, operation_id, progress
+                ),
+            )
+
+        count, progress = await self._operations.run(
+            request.operation_id, _digest(request), restore, context.time_remaining()
+        )
+        return api.RestoreBackupResponse(
+            done=count is not None,
+            collection_count=progress.collection_count if count is None else count,
+            restored_count=progress.done_count,
+            total_count=progress.total_count,
+        )
 
 
 async def _measured(kind: str, work: Awaitable[_Result]) -> _Result:
