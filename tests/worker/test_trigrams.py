@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re2
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from shoal_worker.trigrams import (
@@ -65,6 +65,8 @@ def holds(required: Required, present: set[int]) -> bool:
 
 
 @given(REGEXES, TEXTS)
+@example("abca(?-i)*", ["abc"])
+@example("a{\u0663}bcd", ["a{\u0663}bcd"])
 def test_what_a_regex_requires_is_in_every_match(expression: str, texts: list[str]) -> None:
     options = re2.Options()
     options.log_errors = False

@@ -192,6 +192,9 @@ class _Parser:
             if self._text.startswith("(?", self._at) and self._flags(")"):
                 parts.append(required_of(literal))
                 literal, required_of = "", self._required_of
+                if self._peek() in set("*+?{"):
+                    # RE2 repeats what stands before the flags.
+                    raise _UnreadError
                 continue
             # A character that stands for itself, or what a part requires that does not.
             character, required = self._atom()
