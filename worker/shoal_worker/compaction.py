@@ -104,7 +104,7 @@ class _Copy:
             copy_path(shard.directory), DATABASES, create=False, derived=DERIVED_DATABASES
         )
         self.store = Store(self.environment)
-        self._indexes: Indexes = indexes_of(self.environment, self.store)
+        self._indexes: Indexes = indexes_of(self.environment, self.store, shard.configuration)
         self._log = Log(self.environment)
 
     def meta(self) -> Meta:

@@ -365,7 +365,8 @@ class HeldShards:
             entry=entry,
         )
         self._directory.create_shard(
-            identity, lambda path: create_records(path, cluster_id, shard_id)
+            identity,
+            lambda path: create_records(path, cluster_id, shard_id, configuration_of(entry)),
         )
         with self._lock:
             self._holdings[name] = Holding(shard_id, identity, None)

@@ -21,6 +21,7 @@ from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal.v1.collection_pb2 import HnswConfiguration
 from shoal.v1.collection_pb2 import Quantization as QuantizationMessage
 from shoal.v1.collection_pb2 import Space as SpaceMessage
+from shoal.wire.languages import DEFAULT_LANGUAGE
 from shoal_worker.distances import Space
 from shoal_worker.durable import write_file_durably
 from shoal_worker.graph import DEFAULT_QUANTIZATION, Fit, Quantization
@@ -63,6 +64,8 @@ class Configuration:
         batch_size: The least number of fresh vectors before a graph takes them in.
         sync_threshold: The least number of changes before a checkpoint is due.
         num_threads: Upper bound of threads for a batch of queries.
+        language: Of documents, by its stemmer's name.
+        sparse_keys: The metadata keys that hold sparse vectors, ascending.
     """
 
     fit: Fit
@@ -70,11 +73,14 @@ class Configuration:
     batch_size: int
     sync_threshold: int
     num_threads: int
+    language: str
+    sparse_keys: tuple[str, ...]
 
 
 def configuration_of(entry: CollectionEntry) -> Configuration:
     """Give what a catalog entry configures; what it leaves open has the documented default."""
-    hnsw: HnswConfiguration = entry.collection.configuration.hnsw
+    configuration = entry.collection.configuration
+    hnsw: HnswConfiguration = configuration.hnsw
     return Configuration(
         fit=Fit(
             space=_SPACES.get(hnsw.space, Space.L2),
@@ -86,6 +92,8 @@ def configuration_of(entry: CollectionEntry) -> Configuration:
         batch_size=hnsw.batch_size or 100,
         sync_threshold=hnsw.sync_threshold or 1000,
         num_threads=hnsw.num_threads or 1,
+        language=configuration.documents.language or DEFAULT_LANGUAGE,
+        sparse_keys=tuple(sorted(configuration.sparse_vectors)),
     )
 
 

@@ -33,6 +33,8 @@ from shoal_worker.store import Meta, Store
 if TYPE_CHECKING:
     from shoal_worker.keys_index import KeysIndex
     from shoal_worker.metadata_index import MetadataIndex
+    from shoal_worker.sparse_index import SparseIndex
+    from shoal_worker.terms_index import TermsIndex
     from shoal_worker.text_index import TextIndex
 
 __all__ = ["Batch", "Coverage", "DerivedIndex", "Indexes", "Step"]
@@ -147,7 +149,8 @@ class Indexes:
         metadata: The index that filters on metadata ask.
         text: The index that filters on documents ask.
         keys: The index that exact scans ask.
-        others: Further ones.
+        terms: The index that rankings of texts ask; None: there is none.
+        sparse: The index that rankings of sparse vectors ask; None: there are none.
     """
 
     def __init__(
@@ -158,7 +161,8 @@ class Indexes:
         metadata: MetadataIndex,
         text: TextIndex,
         keys: KeysIndex,
-        others: Sequence[DerivedIndex] = (),
+        terms: TermsIndex | None = None,
+        sparse: SparseIndex | None = None,
     ) -> None:
         self._databases: Mapping[str, Database] = environment.databases
         self._coverage_db = environment.databases[COVERAGE_DATABASE]
@@ -167,7 +171,10 @@ class Indexes:
         self.metadata = metadata
         self.text = text
         self.keys = keys
-        self.all: tuple[DerivedIndex, ...] = (metadata, text, keys, *others)
+        self.terms = terms
+        self.sparse = sparse
+        every = (metadata, text, keys, terms, sparse)
+        self.all: tuple[DerivedIndex, ...] = tuple(index for index in every if index is not None)
         self._lock = threading.Lock()
         self._noted = (
             0  # guarded by _lock: changes since the shard was opened, and the backlog then

@@ -44,14 +44,16 @@ _STEP: Final = 4096
 """Vectors that are read at once."""
 
 
-def create_records(directory: Path, cluster_id: UUID, shard_id: UUID) -> None:
+def create_records(
+    directory: Path, cluster_id: UUID, shard_id: UUID, configuration: Configuration
+) -> None:
     """Make the empty records of a new shard, durable."""
     environment = Environment(
         directory / RECORDS_FILE, DATABASES, create=True, derived=DERIVED_DATABASES
     )
     try:
         store = Store(environment)
-        indexes = indexes_of(environment, store)
+        indexes = indexes_of(environment, store, configuration)
         meta = Meta(FORMAT, 0, 0, 1, 0, 0, 0, 0, 0, cluster_id, shard_id)
 
         def fill(txn: Transaction) -> None:
@@ -148,7 +150,7 @@ def load(
             graph = None
             _logger.warning("vectors_not_loaded", shard_id=shard_id, records=meta.record_count)
         fresh = _load_fresh(environment, store, meta, graph, unloaded_below)
-        indexes = _load_indexes(environment, store, meta, shard_id)
+        indexes = _load_indexes(environment, store, meta, shard_id, configuration)
     except (DamagedValueError, lmdb.Error) as error:
         environment.close()
         raise data_loss(shard_id, collection_id, str(error)) from error
@@ -159,9 +161,15 @@ def load(
     return Loaded(environment, store, indexes, fresh, state)
 
 
-def _load_indexes(environment: Environment, store: Store, meta: Meta, shard_id: str) -> Indexes:
+def _load_indexes(
+    environment: Environment,
+    store: Store,
+    meta: Meta,
+    shard_id: str,
+    configuration: Configuration,
+) -> Indexes:
     """Give the indexes; those that cannot be used are emptied, and built behind."""
-    indexes = indexes_of(environment, store)
+    indexes = indexes_of(environment, store, configuration)
     with environment.read() as txn:
         unusable = indexes.unusable(txn, meta)
         if not unusable:

@@ -133,6 +133,7 @@ _Filtered = (
     | pb.GetFromShardsRequest
     | pb.CountShardsRequest
     | pb.RankTextRequest
+    | pb.RankSparseRequest
 )
 
 
@@ -145,7 +146,9 @@ def decode_filters(request: _Filtered) -> tuple[Where | None, WhereDocument | No
 
 
 def decode_selection(
-    request: pb.SearchShardsRequest | pb.GetFromShardsRequest | pb.RankTextRequest,
+    request: (
+        pb.SearchShardsRequest | pb.GetFromShardsRequest | pb.RankTextRequest | pb.RankSparseRequest
+    ),
     id_prefix: str = "",
 ) -> Selection:
     """Decode which records a request means."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
+import numpy as np
+
 from shoal.errors import InvalidArgumentError, ShoalError
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.server.rpc import CallContext
@@ -28,7 +30,8 @@ from shoal_worker.messages import (
 from shoal_worker.reading import PageRequest, count, page
 from shoal_worker.search import Method, Search, search
 from shoal_worker.shard import Shard
-from shoal_worker.text_messages import decode_weights, encode_ranked
+from shoal_worker.sparse_ranking import measure_sparse, rank_sparse
+from shoal_worker.text_messages import decode_dimensions, decode_weights, encode_ranked
 from shoal_worker.text_ranking import Scans, rank
 
 if TYPE_CHECKING:
@@ -191,14 +194,14 @@ class ShardDataService:
 
         def run(shard: Shard) -> pb.ShardTextMeasures:
             with shard.pin() as pinned:
-                found = self._scans.occurrences(
+                occurrences = self._scans.occurrences(
                     pinned, request.query, request.language, context.check
                 )
                 return pb.ShardTextMeasures(
-                    document_count=found.document_count,
-                    term_count=found.term_count,
-                    terms=found.terms,
-                    document_frequencies=found.document_frequencies.tolist(),
+                    document_count=occurrences.found.row_count,
+                    term_count=occurrences.found.length_sum,
+                    terms=occurrences.terms,
+                    document_frequencies=occurrences.found.frequencies.tolist(),
                     sequence=pinned.state.meta.sequence,
                 )
 
@@ -227,6 +230,52 @@ class ShardDataService:
             request.shards, run, lambda _: False, lambda error: pb.ShardMatches(error=error)
         )
         return pb.RankTextResponse(shards=shards, clock=self._worker.clock.now())
+
+    async def measure_sparse(
+        self, request: pb.MeasureSparseRequest, context: CallContext
+    ) -> pb.MeasureSparseResponse:
+        """Count what the inverse document frequencies of dimensions are computed from."""
+        self._worker.clock.merge(request.clock)
+        indices = decode_dimensions(request)
+
+        def run(shard: Shard) -> pb.ShardSparseMeasures:
+            with shard.pin() as pinned:
+                count, frequencies = measure_sparse(pinned, request.key, indices, context.check)
+                return pb.ShardSparseMeasures(
+                    vector_count=count,
+                    frequencies=frequencies,
+                    sequence=pinned.state.meta.sequence,
+                )
+
+        shards = await self._read_all(
+            request.shards, run, lambda _: False, lambda error: pb.ShardSparseMeasures(error=error)
+        )
+        return pb.MeasureSparseResponse(shards=shards, clock=self._worker.clock.now())
+
+    async def rank_sparse(
+        self, request: pb.RankSparseRequest, context: CallContext
+    ) -> pb.RankSparseResponse:
+        """Find the records whose sparse vectors have the greatest inner products."""
+        self._worker.clock.merge(request.clock)
+        selection = decode_selection(request)
+        indices = decode_dimensions(request)
+        weights = np.array(request.weights, np.float64)
+        if len(weights) != len(indices):
+            raise InvalidArgumentError(
+                f"weights has {len(weights)} entries for {len(indices)} indices"
+            )
+
+        def run(shard: Shard) -> pb.ShardMatches:
+            with shard.pin() as pinned:
+                ranked = rank_sparse(
+                    pinned, request.key, indices, weights, selection, request.limit, context.check
+                )
+                return encode_ranked(pinned, ranked)
+
+        shards = await self._read_all(
+            request.shards, run, lambda _: False, lambda error: pb.ShardMatches(error=error)
+        )
+        return pb.RankSparseResponse(shards=shards, clock=self._worker.clock.now())
 
     async def _read_all(
         self,

@@ -1,17 +1,18 @@
-"""Between messages and our own types: rankings of text."""
+"""Between messages and our own types: rankings of texts and sparse vectors."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from shoal.errors import InvalidArgumentError
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal_worker.columns import packed_ordinals
-from shoal_worker.sealed import DamagedValueError
+from shoal_worker.occurrences import RankedRows
 from shoal_worker.state import Pinned
-from shoal_worker.text_ranking import RankedRows, Weights
+from shoal_worker.text_ranking import Weights
 
-__all__ = ["decode_weights", "encode_ranked"]
+__all__ = ["decode_dimensions", "decode_weights", "encode_ranked"]
 
 
 def decode_weights(request: pb.RankTextRequest) -> Weights:
@@ -28,19 +29,22 @@ def decode_weights(request: pb.RankTextRequest) -> Weights:
     )
 
 
+def decode_dimensions(
+    request: pb.MeasureSparseRequest | pb.RankSparseRequest,
+) -> npt.NDArray[np.uint32]:
+    """Decode the dimensions of a query."""
+    indices = np.array(request.indices, np.uint32)
+    if not len(indices) or (indices[1:] <= indices[:-1]).any():
+        raise InvalidArgumentError("indices must ascend, at least one")
+    return indices
+
+
 def encode_ranked(pinned: Pinned, ranked: RankedRows) -> pb.ShardMatches:
-    """Encode the matches of one text: IDs and ordinals, with negative scores as distances."""
-    ids: list[str] = []
-    ordinals: list[int] = []
-    for row in ranked.rows.tolist():
-        record = pinned.store.record(pinned.txn, row)
-        if record is None:
-            raise DamagedValueError(f"row {row} has a document and no record")
-        ids.append(record.id)
-        ordinals.append(record.ordinal)
+    """Encode the matches of one text or sparse vector: IDs, ordinals and distances alone."""
+    ids, ordinals, _ = pinned.store.records_of(pinned.txn, ranked.rows.tolist())
     return pb.ShardMatches(
         match_counts=[len(ids)],
         records=pb.RecordColumns(ids=ids),
-        distances=(-ranked.scores).astype(np.dtype("<f8")).tobytes(),
+        distances=ranked.distances.astype(np.dtype("<f8")).tobytes(),
         ordinals=packed_ordinals(ordinals),
     )

@@ -1,16 +1,19 @@
 """BM25 over the documents of one shard (Robertson & Zaragoza 2009, with Lucene's weights).
 
 A score needs counts over the whole collection, so that shards first give theirs (`measure`) and
-then score with the sum of all (`rank`): one shard and eight give the same ranking. Both read every
-document of the pinned transaction; what the first found is kept for the second, as long as the
-shard stays at its sequence.
+then score with the sum of all (`rank`): one shard and eight give the same ranking. What is found of
+a text for the first is kept for the second, as long as the shard stays at its sequence.
+
+In the collection's language both ask the index of terms; in any other one, and where there is no
+index at the moment, they read every document.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -18,13 +21,20 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from shoal_worker.matching import Selection, select
+from shoal_worker.matching import Selection
+from shoal_worker.occurrences import Found, Part, RankedRows, best
+from shoal_worker.rows import rows_of
+from shoal_worker.sealed import DamagedIndexError
+from shoal_worker.segments import Contents
 from shoal_worker.state import Pinned
-from shoal_worker.text import analyzer
+from shoal_worker.terms_index import contents_of
+from shoal_worker.text import Analyzer, analyzer, number_of
 
-__all__ = ["Occurrences", "RankedRows", "Scans", "Weights", "rank"]
+__all__ = ["Occurrences", "Scans", "Weights", "rank"]
 
-_CHECK_EVERY: Final = 256
+_SCANNED_DOCUMENTS: Final = 1024
+_SCANNED_BYTES: Final = 4 * 1024 * 1024
+"""Documents that are counted at once; one is, whatever it weighs."""
 
 _KEPT_BYTES: Final = 64 << 20
 """What the scans that are kept may weigh together."""
@@ -39,35 +49,21 @@ class Occurrences:
     """Where the terms of a text occur in the documents of a shard at one sequence.
 
     Attributes:
-        document_count: Records with a document.
-        term_count: Terms in all of them together.
-        terms: The text's terms, each once.
-        rows: Of the documents with at least one of the terms, ascending, shape ``(n,)``.
-        lengths: Terms in each of these, shape ``(n,)``.
-        counts: How often each term occurs in each, shape ``(n, terms)``.
+        terms: The text's terms, each once, by ascending number.
+        found: What was found of their numbers; rows are documents, lengths are terms.
     """
 
-    document_count: int
-    term_count: int
     terms: tuple[str, ...]
-    rows: npt.NDArray[np.uint32]
-    lengths: npt.NDArray[np.uint32]
-    counts: npt.NDArray[np.uint32]
-
-    @property
-    def document_frequencies(self) -> npt.NDArray[np.int64]:
-        """Documents that each term occurs in."""
-        frequencies: npt.NDArray[np.int64] = np.sum(self.counts > 0, axis=0, dtype=np.int64)
-        return frequencies
+    found: Found
 
     @property
     def size_bytes(self) -> int:
         """What it weighs."""
-        return self.rows.nbytes + self.lengths.nbytes + self.counts.nbytes
+        return self.found.size_bytes + _ENTRY_BYTES
 
 
 class Scans:
-    """Reads documents, and keeps what was found of late. May be used by several threads."""
+    """Finds terms, and keeps what was found of late. May be used by several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,57 +79,87 @@ class Scans:
         Args:
             pinned: The shard.
             query: The text.
-            language: Of text and documents.
-            check: Called now and then; what it raises ends the scan.
+            language: Of text and documents; empty: the one by which the shard indexes.
+            check: Called now and then; what it raises ends the search.
 
         Raises:
             InvalidArgumentError: The language is not known.
         """
+        index = pinned.indexes.terms
+        chosen = index.analyzer if index is not None and not language else analyzer(language)
         meta = pinned.state.meta
-        key = (meta.shard_id, meta.sequence, language, query)
+        key = (meta.shard_id, meta.sequence, chosen.language, query)
         with self._lock:
-            found = self._kept.get(key)
-            if found is not None:
+            kept = self._kept.get(key)
+            if kept is not None:
                 self._kept.move_to_end(key)
-                return found
-        found = _scan(pinned, query, language, check)
+                return kept
+        occurrences = _occurrences(pinned, query, chosen, check)
         with self._lock:
-            if key not in self._kept and found.size_bytes <= _KEPT_BYTES:
-                self._kept[key] = found
-                self._kept_bytes += found.size_bytes + _ENTRY_BYTES
+            if key not in self._kept and occurrences.size_bytes <= _KEPT_BYTES:
+                self._kept[key] = occurrences
+                self._kept_bytes += occurrences.size_bytes
                 while self._kept_bytes > _KEPT_BYTES:
                     _, dropped = self._kept.popitem(last=False)
-                    self._kept_bytes -= dropped.size_bytes + _ENTRY_BYTES
-        return found
+                    self._kept_bytes -= dropped.size_bytes
+        return occurrences
 
 
-def _scan(pinned: Pinned, query: str, language: str, check: Callable[[], None]) -> Occurrences:
-    terms_of = analyzer(language).terms
-    terms = tuple(dict.fromkeys(terms_of(query)))
-    places = {term: place for place, term in enumerate(terms)}
-    rows: list[int] = []
-    lengths: list[int] = []
-    counts: list[list[int]] = []
-    document_count = term_count = 0
-    for row, document in pinned.store.documents_of(pinned.txn):
-        if document_count % _CHECK_EVERY == 0:
-            check()
-        own = terms_of(document.decode())
-        document_count += 1
-        term_count += len(own)
-        found = [place for term in own if (place := places.get(term)) is not None]
-        if found:
+def _occurrences(
+    pinned: Pinned, query: str, chosen: Analyzer, check: Callable[[], None]
+) -> Occurrences:
+    numbered = {number_of(term): term for term in chosen.terms(query)}
+    numbers = sorted(numbered)
+    terms = tuple(numbered[number] for number in numbers)
+    return Occurrences(terms, _found(pinned, numbers, chosen, check))
+
+
+def _found(
+    pinned: Pinned, numbers: list[int], chosen: Analyzer, check: Callable[[], None]
+) -> Found:
+    txn, store, indexes = pinned.txn, pinned.store, pinned.indexes
+    index = indexes.terms
+    if index is not None and index.analyzer is chosen:
+        try:
+            uncovered = indexes.uncovered(txn, index, pinned.state.meta, remember=True)
+            if uncovered is not None:
+                found = Found(numbers)
+                rows = rows_of(uncovered)
+                found.add_segments(txn, index.segments, rows, check)
+                values = ((row, store.value(txn, store.documents, row)) for row in rows.tolist())
+                changed = ((row, value) for row, value in values if value is not None)
+                _add_documents(found, changed, chosen, check)
+                return found
+        except DamagedIndexError:
+            indexes.report_damage(index)
+    found = Found(numbers)
+    _add_documents(found, store.documents_of(txn), chosen, check)
+    return found
+
+
+def _add_documents(
+    found: Found,
+    documents: Iterable[tuple[int, bytes]],
+    chosen: Analyzer,
+    check: Callable[[], None],
+) -> None:
+    """Count documents directly."""
+    for contents in _counted(documents, chosen):
+        check()
+        found.add_contents(contents)
+
+
+def _counted(documents: Iterable[tuple[int, bytes]], chosen: Analyzer) -> Iterator[Contents]:
+    walk = iter(documents)
+    for first in walk:
+        rows, texts, size = [first[0]], [first[1].decode()], len(first[1])
+        for row, document in itertools.islice(walk, _SCANNED_DOCUMENTS - 1):
             rows.append(row)
-            lengths.append(len(own))
-            counts.append(np.bincount(found, minlength=len(terms)).tolist())
-    return Occurrences(
-        document_count,
-        term_count,
-        terms,
-        np.array(rows, np.uint32),
-        np.array(lengths, np.uint32),
-        np.array(counts, np.uint32).reshape(len(rows), len(terms)),
-    )
+            texts.append(document.decode())
+            size += len(document)
+            if size > _SCANNED_BYTES:
+                break
+        yield contents_of(np.array(rows, np.uint32), *chosen.numbers(texts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +179,6 @@ class Weights:
     length_share: float
 
 
-@dataclass(frozen=True, slots=True)
-class RankedRows:
-    """Rows, best first, equal scores by row.
-
-    Attributes:
-        rows: Shape ``(n,)``.
-        scores: Above 0, descending, shape ``(n,)``.
-    """
-
-    rows: npt.NDArray[np.uint32]
-    scores: npt.NDArray[np.float64]
-
-
 def rank(
     pinned: Pinned,
     occurrences: Occurrences,
@@ -174,32 +187,23 @@ def rank(
     limit: int,
     check: Callable[[], None],
 ) -> RankedRows:
-    """Rank the documents of a shard that have one of the terms and match.
+    """Rank the documents of a shard that have one of the terms and match; negative scores are the
+    distances.
 
     Raises:
         InvalidArgumentError: A filter is not one.
     """
-    rows, scores = occurrences.rows, _scores(occurrences, weights)
-    if not selection.is_everything and len(rows):
-        matching = select(pinned.source, selection, check=check).array()
-        kept = np.isin(rows, matching, assume_unique=True)
-        rows, scores = rows[kept], scores[kept]
-    order = np.lexsort((rows, -scores))[:limit]
-    return RankedRows(rows[order], scores[order])
+    of_position = [weights.of_term.get(term, 0.0) for term in occurrences.terms]
 
+    def distances_of(part: Part) -> npt.NDArray[np.float64]:
+        scores = np.zeros(len(part.rows), np.float64)
+        share = weights.length_share
+        lengths = part.lengths / (weights.average_length or 1.0)
+        damping = weights.saturation * (1.0 - share + share * lengths)
+        # Term by term in one order, so that the sum is the same number in every shard.
+        for position, places, occurring in part.postings:
+            counts = occurring.astype(np.float64)
+            scores[places] += of_position[position] * (counts / (counts + damping[places]))
+        return -scores
 
-def _scores(occurrences: Occurrences, weights: Weights) -> npt.NDArray[np.float64]:
-    scores = np.zeros(len(occurrences.rows), np.float64)
-    lengths = occurrences.lengths / (weights.average_length or 1.0)
-    share = weights.length_share
-    damping = weights.saturation * (1.0 - share + share * lengths)
-    # Term by term in one order, so that the sum is the same number in every shard.
-    for place in _in_order(occurrences.terms):
-        weight = weights.of_term.get(occurrences.terms[place], 0.0)
-        counts = occurrences.counts[:, place].astype(np.float64)
-        scores += weight * counts / (counts + damping)
-    return scores
-
-
-def _in_order(terms: Sequence[str]) -> list[int]:
-    return sorted(range(len(terms)), key=terms.__getitem__)
+    return best(pinned, occurrences.found.parts, distances_of, selection, limit, check)
