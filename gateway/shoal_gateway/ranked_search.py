@@ -22,10 +22,12 @@ from shoal.server.clock import HybridClock
 from shoal.server.rpc import CallContext
 from shoal.v1 import filter_pb2, ranking_pb2, record_service_pb2, value_pb2
 from shoal.wire.limits import Limits
+from shoal.wire.metadata import metadata_from_message
 from shoal.wire.validation import check_metadata_key, check_record_ids, invalid, shown
 from shoal_gateway.columns import Sources, concatenated
 from shoal_gateway.fanout import FanOut
 from shoal_gateway.filters import Filters, Wanted
+from shoal_gateway.grouping import check_group_by, kept
 from shoal_gateway.merge import Matches, merge_matches
 from shoal_gateway.ranking import Leaf, Scores, check_rank, evaluate, leaves_of
 from shoal_gateway.reads import Reader
@@ -39,6 +41,9 @@ __all__ = ["RankedSearcher"]
 
 MAX_SEARCHES: Final = 64
 """In one call: each costs at least one call to every worker."""
+
+_GROUPED_AT_A_TIME: Final = 1_000
+"""Candidates whose metadata are read in one call, to be grouped."""
 
 _SATURATION: Final = 1.2
 _LENGTH_SHARE: Final = 0.75
@@ -150,6 +155,10 @@ class RankedSearcher:
             check_metadata_key(key, limits, f"{field}.metadata_keys")
         if search.HasField("rank"):
             check_rank(search.rank, limits, f"{field}.rank")
+        if search.HasField("group_by"):
+            check_group_by(search.group_by, limits, f"{field}.group_by")
+            if not search.HasField("rank"):
+                raise invalid(f"{field}.group_by", f"{field}.group_by is given without a rank")
         return _Query(search, Filters.of(search, limits), ids, columns, wants_scores)
 
     def _check_candidates(self, queries: Sequence[_Query]) -> None:
@@ -198,14 +207,42 @@ class RankedSearcher:
         )
         ids, scores = _scored(rank, leaves, found)
         descending = query.message.score_order == ranking_pb2.SCORE_ORDER_DESCENDING
-        order = scores.order(descending=descending)[query.message.offset :][: query.limit]
+        order = scores.order(descending=descending)
+        if query.message.HasField("group_by"):
+            order = await self._grouped(route, query, ids, scores, order, context)
+        order = order[query.message.offset :][: query.limit]
         best = [ids[place] for place in order.tolist()]
         values = scores.values[order].tolist()
         if not query.columns:
             return worker_service_pb2.RecordColumns(ids=best), values
-        records = await self._columns(route, best, query, context)
+        records = await self._columns(route, best, query.columns, context)
         value_of = dict(zip(best, values, strict=True))
         return records, [value_of[record_id] for record_id in records.ids]
+
+    async def _grouped(
+        self,
+        route: CollectionRoute,
+        query: _Query,
+        ids: Sequence[str],
+        scores: Scores,
+        order: npt.NDArray[np.intp],
+        context: CallContext,
+    ) -> npt.NDArray[np.intp]:
+        """Leave out of an order what its groups leave out, and what is gone meanwhile."""
+        ranked = [ids[place] for place in order.tolist()]
+        found: dict[str, bytes] = {}
+        for first in range(0, len(ranked), _GROUPED_AT_A_TIME):
+            part = ranked[first : first + _GROUPED_AT_A_TIME]
+            records = await self._columns(route, part, [value_pb2.INCLUDE_METADATAS], context)
+            found.update(zip(records.ids, records.metadatas, strict=True))
+        here = np.array([record_id in found for record_id in ranked], np.bool_)
+        order = order[here]
+        metadatas = [
+            metadata_from_message(value_pb2.Metadata.FromString(found[record_id]))
+            for record_id in ranked
+            if record_id in found
+        ]
+        return order[kept(query.message.group_by, metadatas, scores.values[order].tolist())]
 
     async def _unranked(
         self, route: CollectionRoute, query: _Query, context: CallContext
@@ -243,7 +280,7 @@ class RankedSearcher:
         self,
         route: CollectionRoute,
         ids: Sequence[str],
-        query: _Query,
+        include: Sequence[value_pb2.Include.ValueType],
         context: CallContext,
     ) -> worker_service_pb2.RecordColumns:
         """Read records, in the order of their IDs; those that are gone are left out."""
@@ -257,7 +294,7 @@ class RankedSearcher:
                 self._clock.now(),
                 limit=len(ids),
                 max_bytes=self._limits.max_answer_bytes,
-                include=query.columns,
+                include=include,
             )
             return stub.GetFromShards, request
 

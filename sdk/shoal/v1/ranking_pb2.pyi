@@ -410,6 +410,7 @@ class RankedQuery(_message.Message):
     SCORE_ORDER_FIELD_NUMBER: _builtins.int
     INCLUDE_FIELD_NUMBER: _builtins.int
     METADATA_KEYS_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """At most this many records, 1 to 16,384. Absent: all that are ranked; without
     a rank that is INVALID_ARGUMENT if they are more than one answer holds.
@@ -446,6 +447,12 @@ class RankedQuery(_message.Message):
     def metadata_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of the metadata only these keys; empty: all. Only if metadata is included."""
 
+    @_builtins.property
+    def group_by(self) -> Global___GroupBy:
+        """Of each group of the ranked records only some. Only with a rank; limit and
+        offset count what is left.
+        """
+
     def __init__(
         self,
         *,
@@ -458,16 +465,85 @@ class RankedQuery(_message.Message):
         score_order: Global___ScoreOrder.ValueType = ...,
         include: _abc.Iterable[_value_pb2.Include.ValueType] | None = ...,
         metadata_keys: _abc.Iterable[_builtins.str] | None = ...,
+        group_by: Global___GroupBy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "ids", b"ids", "limit", b"limit", "rank", b"rank", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "group_by", b"group_by", "ids", b"ids", "limit", b"limit", "rank", b"rank", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "ids", b"ids", "include", b"include", "limit", b"limit", "metadata_keys", b"metadata_keys", "offset", b"offset", "rank", b"rank", "score_order", b"score_order", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "group_by", b"group_by", "ids", b"ids", "include", b"include", "limit", b"limit", "metadata_keys", b"metadata_keys", "offset", b"offset", "rank", b"rank", "score_order", b"score_order", "where", b"where", "where_document", b"where_document"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
 
 Global___RankedQuery: _TypeAlias = RankedQuery  # noqa: Y015
+
+@_typing.final
+class GroupBy(_message.Message):
+    """Records grouped by what their metadata hold, and how many of each group stay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """How many of each group stay, 1 to 16,384."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys whose values, all together, tell groups apart: 1 to 16, none twice.
+        Numbers are equal across their types, lists by all their elements in order; to
+        lack a key is a value of its own.
+        """
+
+    @_builtins.property
+    def order(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupOrder]:
+        """What decides which records of a group stay, the first before the next: 1 to
+        16. What is equal in all of it stays in the order of the scores.
+        """
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        order: _abc.Iterable[Global___GroupOrder] | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "limit", b"limit", "order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupBy: _TypeAlias = GroupBy  # noqa: Y015
+
+@_typing.final
+class GroupOrder(_message.Message):
+    """What decides which records of a group stay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METADATA_KEY_FIELD_NUMBER: _builtins.int
+    DESCENDING_FIELD_NUMBER: _builtins.int
+    metadata_key: _builtins.str
+    """A key of the metadata; empty: the score. Numbers stand before strings and these
+    before truth values; what is none of them, lacks the key, or is a score that is
+    not a number, comes last either way.
+    """
+    descending: _builtins.bool
+    """The greatest first, rather than the least."""
+    def __init__(
+        self,
+        *,
+        metadata_key: _builtins.str = ...,
+        descending: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["descending", b"descending", "metadata_key", b"metadata_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupOrder: _TypeAlias = GroupOrder  # noqa: Y015
 
 @_typing.final
 class RankedRecords(_message.Message):
