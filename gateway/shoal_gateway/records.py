@@ -37,7 +37,8 @@ def _on_collection(method: _Method[_Request, _Response]) -> _Method[_Request, _R
 
     @functools.wraps(method)
     async def answer(self: RecordService, request: _Request, context: CallContext) -> _Response:
-        self.continue_session(request.session_token)
+        if request.session_token:
+            self.continue_session(request.session_token)
         return await self.router.by_the_name_in_force(
             request.collection, lambda: method(self, request, context)
         )

@@ -94,9 +94,6 @@ class Router:
     async def _find_by_id(
         self, reference: collection_pb2.CollectionReference, context: CallContext
     ) -> CollectionRoute:
-        missing = _not_found(
-            f"collection with ID {shown(reference.id)} does not exist", reference.id
-        )
         route = self._table.collection(reference.id)
         if route is None:
             try:
@@ -107,12 +104,12 @@ class Router:
                 ) from None
             known = collection_pb2.CollectionReference(id=collection_id)
             route = self._table.collection(collection_id)
-            route = route or await self._ask(known, missing, context)
+            route = route or await self._ask(known, _unknown_id(reference), context)
         collection = route.entry.collection
         if (reference.tenant and reference.tenant != collection.tenant) or (
             reference.database and reference.database != collection.database
         ):
-            raise missing
+            raise _unknown_id(reference)
         return route
 
     async def by_the_name_in_force(
@@ -125,6 +122,8 @@ class Router:
         A table that lags may lead to a collection that was deleted, and whose name was used again;
         who calls it by name means the new one. Nothing was done to the old one, which is gone.
         """
+        if reference.id:
+            return await work()
         known = self._known_by_name(reference)
         try:
             return await work()
@@ -180,6 +179,10 @@ class Router:
                 metadata=error.metadata,
             ) from None
         return self._table.learn(answer.entry)
+
+
+def _unknown_id(reference: collection_pb2.CollectionReference) -> CollectionNotFoundError:
+    return _not_found(f"collection with ID {shown(reference.id)} does not exist", reference.id)
 
 
 def _not_found(message: str, collection: str) -> CollectionNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,6 +27,8 @@ _METHOD_NAMES: Final = {
     record_service_pb2.SEARCH_METHOD_EXACT: "exact",
     record_service_pb2.SEARCH_METHOD_GRAPH: "graph",
 }
+
+_NESTED: Final = ("ids", "embeddings", "documents", "uris", "metadatas", "distances")
 
 
 def _texts(column: value_pb2.StringColumn) -> list[str | None]:
@@ -106,16 +109,18 @@ def query_result(
         columns.extend(answer.records)
         counts.extend(answer.match_counts)
         distances.extend(answer.distances)
-    ends = np.cumsum(counts, dtype=np.int64).tolist()
-    bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+    bounds = list(itertools.pairwise(itertools.accumulate(counts, initial=0)))
 
     def nested(name: str, column: Any) -> list[Any] | None:
         return [column[a:b] for a, b in bounds] if name in include else None
 
-    vectors = columns.all_vectors(dimension)
     result = QueryResult(
         ids=[columns.ids[a:b] for a, b in bounds],
-        embeddings=nested("embeddings", vectors),
+        embeddings=(
+            nested("embeddings", columns.all_vectors(dimension))
+            if "embeddings" in include
+            else None
+        ),
         documents=nested("documents", columns.documents),
         uris=nested("uris", columns.uris),
         data=None,
@@ -128,6 +133,23 @@ def query_result(
     if allow_partial:
         result["unsearched_shards"] = _unsearched(answers)
     return result
+
+
+def part(result: QueryResult, first: int, count: int) -> QueryResult:
+    """Give the results of some queries that follow one another."""
+    if count == len(result["ids"]):
+        return result
+    end = first + count
+    own = QueryResult(result)
+    for name in _NESTED:
+        column = result[name]
+        if column is not None:
+            own[name] = column[first:end]
+    if own["embeddings"] is not None:
+        # Of one array, which would else stay as long as one of its parts.
+        own["embeddings"] = [vectors.copy() for vectors in own["embeddings"]]
+    own["included"] = list(result["included"])
+    return own
 
 
 def _unsearched(answers: Sequence[record_service_pb2.QueryResponse]) -> list[UnsearchedShard]:

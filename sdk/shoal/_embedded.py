@@ -134,19 +134,15 @@ class _SharedStore:
 
     def call(self, service: str, method: str, request: bytes, timeout_s: float) -> bytes:
         self._check_process()
-        answer = self._loop.begin(self._cluster.call(service, method, request, timeout_s))
+        work = self._cluster.call(service, method, request, timeout_s)
         try:
-            return answer.result(timeout_s + _MARGIN_S)
+            return self._loop.call(work, timeout_s + _MARGIN_S)
         except ShoalError:
             raise
         except TimeoutError:
-            answer.cancel()
             raise DeadlineExceededError(
                 f"{service}/{method} did not answer within {timeout_s:.3g} s"
             ) from None
-        except BaseException:  # Ctrl-C: nobody waits for the answer any more
-            answer.cancel()
-            raise
 
     def close(self) -> None:
         try:

@@ -32,6 +32,9 @@ INCLUDES: Final[Mapping[str, value_pb2.Include.ValueType]] = {
     "uris": value_pb2.INCLUDE_URIS,
 }
 
+_WITH_DISTANCES: Final = tuple(INCLUDES)
+_WITHOUT_DISTANCES: Final = tuple(name for name in INCLUDES if name != "distances")
+
 _UINT64_MAX: Final = 2**64 - 1
 _UINT32_MAX: Final = 2**32 - 1
 
@@ -51,7 +54,7 @@ def check_include(include: Any, *, distances: bool) -> list[str]:
     Raises:
         InvalidArgumentError: A name is unknown, or stands twice.
     """
-    known = [name for name in INCLUDES if distances or name != "distances"]
+    known = _WITH_DISTANCES if distances else _WITHOUT_DISTANCES
     if isinstance(include, str):
         include = [include]
     if not isinstance(include, Iterable):

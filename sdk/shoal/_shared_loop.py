@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import selectors
 import signal
 import threading
@@ -36,12 +37,18 @@ _CALLS_PER_WAKE: Final = 1_000
 """After so many calls the loop is woken: its cancelled timers are cleared away when it runs."""
 
 _HELD_BACK: Final = tuple(
-    getattr(signal, name)
+    int(getattr(signal, name))
     for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
 """Signals whose handlers may raise, which in the middle of the service code would leave a shard
 pinned for ever: Ctrl-C waits for the end of the step."""
+
+# What `signal` itself calls. It also makes members of enumerations of what goes in and out, which
+# takes 25 µs for what is done here at every call.
+_signals: Final[Any] = importlib.import_module("_signal")
+_get_handler: Final = _signals.getsignal
+_set_handler: Final = _signals.signal
 
 
 class _TurnSelector(selectors.DefaultSelector):
@@ -142,7 +149,30 @@ class SharedLoop:
 
         The answer is often there when this returns.
         """
-        if self._loop.get_debug() or _has_loop():
+        begun = self._begun(coroutine)
+        return begun if isinstance(begun, Future) else _answer_of(begun)
+
+    def call(self, coroutine: Coroutine[Any, Any, _Result], timeout_s: float) -> _Result:
+        """Run a coroutine, and wait for what it returns or raises.
+
+        Raises:
+            TimeoutError: It does neither in time. It is cancelled, as if the caller is interrupted.
+        """
+        begun = self._begun(coroutine)
+        if not isinstance(begun, Future):
+            return begun.result()
+        try:
+            return begun.result(timeout_s)
+        except BaseException:
+            begun.cancel()  # nobody waits for the answer any more; if there is none
+            raise
+
+    def _begun(
+        self, coroutine: Coroutine[Any, Any, _Result]
+    ) -> asyncio.Task[_Result] | Future[_Result]:
+        """Give a task that is done, or what will be its answer."""
+        # A step that is taken at once takes place within no other of this thread's.
+        if self._loop.get_debug() or asyncio._get_running_loop() is not None:
             return self.submit(coroutine)
         with _SignalsHeldBack():
             if not self._turn.acquire(blocking=False):
@@ -152,17 +182,19 @@ class SharedLoop:
             finally:
                 self._turn.release()
 
-    def _step(self, coroutine: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+    def _step(
+        self, coroutine: Coroutine[Any, Any, _Result]
+    ) -> asyncio.Task[_Result] | Future[_Result]:
         if self._loop.is_closed():
             return self.submit(coroutine)
         asyncio._set_running_loop(self._loop)
         try:
             task, must_wake = self._loop.begin(coroutine)
-            answer = _answer_of(task)
+            answer = task if task.done() else _answer_of(task)
         finally:
             asyncio._set_running_loop(None)
         self._call_count += 1
-        if must_wake or not task.done() or self._call_count % _CALLS_PER_WAKE == 0:
+        if must_wake or answer is not task or self._call_count % _CALLS_PER_WAKE == 0:
             self._loop.call_soon_threadsafe(_nothing)
         return answer
 
@@ -176,14 +208,6 @@ class SharedLoop:
 
 def _nothing() -> None:
     """Wake the loop."""
-
-
-def _has_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _answer_of(task: asyncio.Task[_Result]) -> Future[_Result]:
@@ -217,16 +241,19 @@ def _end(task: asyncio.Task[_Result], answer: Future[_Result]) -> None:
 class _SignalsHeldBack:
     """Lets the handlers of signals wait; they run in the main thread, and so only there."""
 
+    __slots__ = ("_handlers", "_received")
+
     def __enter__(self) -> None:
-        self._handlers: list[tuple[int, Callable[[int, FrameType | None], Any]]] = []
-        self._received: list[tuple[int, FrameType | None]] = []
-        if threading.current_thread() is not threading.main_thread():
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] | None = None
+        if threading.get_ident() != threading.main_thread().ident:
             return
+        self._received: list[tuple[int, FrameType | None]] = []
+        self._handlers = {}
         for number in _HELD_BACK:
-            handler = signal.getsignal(number)
+            handler = _get_handler(number)
             if callable(handler):
-                self._handlers.append((number, handler))
-                signal.signal(number, self._receive)
+                self._handlers[number] = handler
+                _set_handler(number, self._receive)
 
     def __exit__(
         self,
@@ -234,11 +261,12 @@ class _SignalsHeldBack:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        for number, handler in self._handlers:
-            signal.signal(number, handler)
-        handlers = dict(self._handlers)
+        if self._handlers is None:
+            return
+        for number, handler in self._handlers.items():
+            _set_handler(number, handler)
         for number, frame in self._received:
-            handlers[number](number, frame)
+            self._handlers[number](number, frame)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received.append((number, frame))

@@ -64,9 +64,12 @@ def to_vectors(
             field,
             f"{field} has dimension {array.shape[1]}; it must be 1 to {limits.max_dimension}",
         )
-    with np.errstate(over="ignore"):
-        # What is beyond float32 becomes infinite, and is refused as that.
+    if array.dtype == np.float32:
         vectors = np.ascontiguousarray(array, np.float32)
+    else:
+        with np.errstate(over="ignore"):
+            # What is beyond float32 becomes infinite, and is refused as that.
+            vectors = np.ascontiguousarray(array, np.float32)
     check_finite(vectors, field)
     return vectors
 

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from shoal import _limits, _retry, _status, errors
 from shoal._async import runtime
+from shoal._async.gathering import AsyncGatherer
 from shoal._async.transport import AsyncTransport
 from shoal._methods import GET_LIMITS, Method
 from shoal.v1 import admin_service_pb2
@@ -30,6 +31,15 @@ class AsyncSession:
         self._limits: Limits | None = None
         self._token = b""
         self._chance = random.Random()
+        self._gatherer: tuple[runtime.Place, AsyncGatherer[Any]] | None = None
+
+    @property
+    def gatherer(self) -> AsyncGatherer[Any]:
+        """What puts the queries of this client's callers together, where it is used now."""
+        place = runtime.current_place()
+        if self._gatherer is None or self._gatherer[0] != place:
+            self._gatherer = place, AsyncGatherer()
+        return self._gatherer[1]
 
     async def call(self, method: Method[Request, Response], request: Request) -> Response:
         """Call, repeating what may succeed later, until the time is up.

@@ -186,6 +186,27 @@ class Reader:
             explain=bool(explain),
         )
         query = self._queries(*queries, limits)
+        if isinstance(query, list) or ids is not None or allow_partial or explain:
+            # What is asked about this call alone is asked alone.
+            return self._answer(request, query, included, limits)
+        dimension = query.shape[1].to_bytes(4, "little")
+        found, first = self._session.gatherer.ask(
+            dimension + request.SerializeToString(deterministic=True),
+            query,
+            request.n_results,
+            self._session.timeout_s,
+            lambda together: self._answer(request, together, included, limits),
+        )
+        return _decoding.part(found, first, len(query))
+
+    def _answer(
+        self,
+        request: record_service_pb2.QueryRequest,
+        query: npt.NDArray[np.float32] | list[str],
+        included: list[str],
+        limits: Limits,
+    ) -> QueryResult:
+        """Ask queries, in as many calls as the limits demand."""
         dimension = self._collection.dimension or (1 if isinstance(query, list) else query.shape[1])
         answers = [
             answer
@@ -195,7 +216,11 @@ class Reader:
             for answer in self._ask(request, query[start:stop])
         ]
         return _decoding.query_result(
-            answers, included, dimension, explain=bool(explain), allow_partial=bool(allow_partial)
+            answers,
+            included,
+            dimension,
+            explain=request.explain,
+            allow_partial=request.allow_partial,
         )
 
     def _queries(

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from shoal import _limits, _retry, _status, errors
 from shoal._methods import GET_LIMITS, Method
 from shoal._sync import runtime
+from shoal._sync.gathering import Gatherer
 from shoal._sync.transport import Transport
 from shoal.v1 import admin_service_pb2
 from shoal.wire.limits import Limits
@@ -31,6 +32,15 @@ class Session:
         self._limits: Limits | None = None
         self._token = b""
         self._chance = random.Random()
+        self._gatherer: tuple[runtime.Place, Gatherer[Any]] | None = None
+
+    @property
+    def gatherer(self) -> Gatherer[Any]:
+        """What puts the queries of this client's callers together, where it is used now."""
+        place = runtime.current_place()
+        if self._gatherer is None or self._gatherer[0] != place:
+            self._gatherer = place, Gatherer()
+        return self._gatherer[1]
 
     def call(self, method: Method[Request, Response], request: Request) -> Response:
         """Call, repeating what may succeed later, until the time is up.

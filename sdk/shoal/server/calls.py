@@ -88,6 +88,10 @@ class Call:
         # An ID goes into logs: one with line breaks, or a kilobyte long, is replaced.
         self.request_id = request_id if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(8)
 
+    def begin(self, timeout_s: float) -> None:
+        """Set the deadline anew, of a call that was looked at before it was received."""
+        self._deadline = time.monotonic() + timeout_s
+
     @property
     def metadata(self) -> Mapping[str, str]:
         if self._metadata is None:

@@ -13,7 +13,8 @@ import contextlib
 import importlib
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from types import TracebackType
 from typing import Any, Final, Protocol
 
 import structlog
@@ -63,7 +64,7 @@ def find_service(full_name: str) -> ServiceDescriptor:
 class CallLimit:
     """How many calls one server works on at a time; the next is refused, not queued.
 
-    Belongs to one event loop.
+    A call holds its place in a `with` statement. Belongs to one event loop.
 
     Args:
         maximum: At least 1.
@@ -93,6 +94,20 @@ class CallLimit:
     def leave(self) -> None:
         """Give the place back."""
         self._count -= 1
+
+    def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self._count -= 1
+
+
+_UNLIMITED: Final = contextlib.nullcontext()
 
 
 class Guard(Protocol):
@@ -182,7 +197,7 @@ class BoundMethod:
         if function is None:
             function = _unimplemented(self.full_name)
         self._function: Callable[..., Any] = function
-        self._limit = limit
+        self._place = _UNLIMITED if limit is None else limit
         self._max_request_bytes = max_request_bytes
         if guard is not None and self.is_stream:
             raise TypeError(f"{self.full_name} is a stream, which no guard can check")
@@ -232,7 +247,7 @@ class BoundMethod:
         Raises:
             ShoalError: Whatever went wrong.
         """
-        with self._accounted(call), self._place():
+        with self._accounted(call), self._place:
             if self._guard is not None:
                 self._guard.admit(self.full_name, call)
             if not isinstance(request, self.request_class):
@@ -270,7 +285,7 @@ class BoundMethod:
         Raises:
             ShoalError: Whatever went wrong.
         """
-        with self._accounted(call), self._place():
+        with self._accounted(call), self._place:
             if self._guard is None:
                 return self.serialise(await self._bounded(self.parse(request), call))
             if not is_admitted:
@@ -305,54 +320,34 @@ class BoundMethod:
                 async for answer in answers:
                     yield self.serialise(answer)
 
-    @contextlib.contextmanager
-    def _accounted(self, call: Call) -> Iterator[None]:
+    def _accounted(self, call: Call) -> _Accounted:
         """Count and time a call, and let nothing out but a `ShoalError` or a cancellation."""
-        self._metrics.started.inc()
-        begin = time.perf_counter()
-        code = "OK"
-        try:
-            yield
-        except ShoalError as error:
-            code = error.code
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            code = "CANCELLED"
-            call.cancel()
-            raise
-        except Exception:  # noqa: BLE001 - the interceptor: the last place before the caller
-            code = "INTERNAL"
-            _log.exception("call_failed", method=self.full_name, request_id=call.request_id)
-            raise InternalError(
-                f"internal error in {self.full_name}; "
-                f"the server's log has it under request ID {call.request_id}",
-                metadata={"request_id": call.request_id},
-            ) from None
-        finally:
-            self._metrics.handled(code)
-            self._metrics.seconds.observe(time.perf_counter() - begin)
-
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """Hold a place in the call limit."""
-        if self._limit is None:
-            yield
-            return
-        self._limit.enter()
-        try:
-            yield
-        finally:
-            self._limit.leave()
+        return _Accounted(self.full_name, self._metrics, call)
 
     async def _bounded(self, request: Message, call: Call) -> Message:
         """Let the service answer, until the deadline."""
-        bound = asyncio.timeout(
-            None if call.time_remaining() == math.inf else call.time_remaining()
-        )
+        call.time_remaining()  # above 0, or this is over
         token = current_request_id.set(call.request_id)
+        coroutine = self._function(request, call)
+        try:
+            # Most calls within a process, and many others, never wait: they need no timer.
+            waiting = coroutine.send(None)
+        except StopIteration as end:
+            answer = end.value
+        else:
+            answer = await self._bounded_rest(_Rest(coroutine, waiting), call)
+        finally:
+            current_request_id.reset(token)
+        if not isinstance(answer, Message):
+            raise TypeError(f"{self.full_name} answered with a {type(answer).__name__}")
+        return answer
+
+    async def _bounded_rest(self, rest: _Rest, call: Call) -> object:
+        left = call.seconds_left
+        bound = asyncio.timeout(None if left == math.inf else left)
         try:
             async with bound:
-                answer = await self._function(request, call)
+                return await rest
         except TimeoutError:
             if not bound.expired():
                 raise
@@ -360,11 +355,73 @@ class BoundMethod:
             raise DeadlineExceededError(
                 f"{self.full_name} did not answer within the deadline of the call"
             ) from None
-        finally:
-            current_request_id.reset(token)
-        if not isinstance(answer, Message):
-            raise TypeError(f"{self.full_name} answered with a {type(answer).__name__}")
-        return answer
+
+
+class _Accounted:
+    """What surrounds the work on one call; see `BoundMethod`."""
+
+    __slots__ = ("_begin", "_call", "_method", "_metrics")
+
+    def __init__(self, method: str, method_metrics: _MethodMetrics, call: Call) -> None:
+        self._method = method
+        self._metrics = method_metrics
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._metrics.started.inc()
+        self._begin = time.perf_counter()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        if exc_val is None:
+            self._end("OK")
+        elif isinstance(exc_val, ShoalError):
+            self._end(exc_val.code)
+        elif isinstance(exc_val, asyncio.CancelledError | GeneratorExit):
+            self._call.cancel()
+            self._end("CANCELLED")
+        elif isinstance(exc_val, Exception):
+            self._end("INTERNAL")
+            request_id = self._call.request_id
+            _log.error("call_failed", method=self._method, request_id=request_id, exc_info=exc_val)
+            raise InternalError(
+                f"internal error in {self._method}; "
+                f"the server's log has it under request ID {request_id}",
+                metadata={"request_id": request_id},
+            ) from None
+        else:
+            self._end("OK")
+
+    def _end(self, code: str) -> None:
+        self._metrics.handled(code)
+        self._metrics.seconds.observe(time.perf_counter() - self._begin)
+
+
+class _Rest:
+    """What is left of a coroutine that has begun elsewhere, and now waits."""
+
+    __slots__ = ("_coroutine", "_waiting")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
+        self._coroutine = coroutine
+        self._waiting = waiting
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine, waiting = self._coroutine, self._waiting
+        while True:
+            try:
+                try:
+                    sent = yield waiting
+                except BaseException as error:  # noqa: BLE001 - for the coroutine to treat
+                    waiting = coroutine.throw(error)
+                else:
+                    waiting = coroutine.send(sent)
+            except StopIteration as end:
+                return end.value
 
 
 def _snake_case(name: str) -> str:

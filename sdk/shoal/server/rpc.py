@@ -155,11 +155,12 @@ def _unary_handler(
 ) -> Any:
     async def handle(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         left = _time_remaining(context)
-        received = Call(
-            default_timeout_s if left is None else left, context.invocation_metadata() or ()
-        )
-        if admitted is not None:
-            received.caller = admitted.caller
+        timeout_s = default_timeout_s if left is None else left
+        if admitted is None:
+            received = Call(timeout_s, context.invocation_metadata() or ())
+        else:
+            received = admitted
+            received.begin(timeout_s)
         try:
             answer = await method.answer_bytes(raw, received, is_admitted=admitted is not None)
         except ShoalError as error:

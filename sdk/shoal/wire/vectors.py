@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -86,6 +87,8 @@ def check_finite(vectors: npt.NDArray[np.float32], field: str = "records.vectors
     Raises:
         InvalidArgumentError: Names the first offender.
     """
+    if len(vectors) == 1 and math.isfinite(np.vdot(vectors, vectors)):
+        return  # most queries: a third of what the general way costs
     with np.errstate(over="ignore", invalid="ignore"):
         # One pass: NaN and infinity carry into the norm, and overflow shows there.
         norms = np.einsum("ij,ij->i", vectors, vectors)
