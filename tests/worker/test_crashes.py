@@ -40,7 +40,7 @@ POINTS = [
     "compaction_renamed",
     "compaction_renamed:2",
 ]
-BUILDER_POINTS = ["checkpoint_written_aside", "checkpoint_renamed"]
+BUILDER_POINTS = ["vectors_written", "checkpoint_written_aside", "checkpoint_renamed"]
 
 State = dict[str, int]
 

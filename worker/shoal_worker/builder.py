@@ -2,8 +2,9 @@
 
 ``python -m shoal_worker.builder``, started by a worker, one at a time, for all its shards. It reads
 jobs from its standard input and answers on its standard output; it opens no records. A job is a
-line of JSON, then batches of vectors (a count, the keys, the numbers), then an empty batch. What
-it makes is a checkpoint beside the shard's others, synced and renamed into place.
+line of JSON, then batches of vectors (a count, their heads, the numbers), then an empty batch. What
+it makes is a file of the exact vectors, begun or continued, and a checkpoint beside the shard's
+others, synced and renamed into place.
 
 It ends when its standard input is closed, also in the middle of a job: whoever started it is gone.
 """
@@ -25,10 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.server.crash import crash_point
-from shoal_worker.checkpoint_files import checkpoint_path
+from shoal_worker.checkpoint_files import checkpoint_path, vector_file_path
 from shoal_worker.distances import Space
 from shoal_worker.durable import rename_durably
 from shoal_worker.graph import DamagedCheckpointError, Fit, GraphWriter, Quantization
+from shoal_worker.vector_file import HEAD_WORDS, DamagedVectorsError, VectorFileWriter
 
 __all__ = ["BATCH_HEADER", "Job", "main"]
 
@@ -59,6 +61,8 @@ class Job:
         base: Name of the checkpoint to extend; empty: begin anew.
         sequence: Every log entry up to here is covered.
         last_key: Every key up to here was considered.
+        vector_file: The sequence in the name of the file of exact vectors.
+        kept: Vectors of the base, which that file holds; 0: it is begun.
     """
 
     directory: str
@@ -71,6 +75,8 @@ class Job:
     base: str
     sequence: int
     last_key: int
+    vector_file: int
+    kept: int
 
     def encode(self) -> bytes:
         """Give the line that carries it."""
@@ -148,29 +154,74 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
+class _Making:
+    """A graph and its file of vectors under construction.
+
+    Raises:
+        DamagedCheckpointError: If the graph to extend cannot be used.
+        DamagedVectorsError: If its vectors cannot.
+        OSError: If the disk fails or is full.
+    """
+
+    def __init__(self, job: Job, writer: GraphWriter | None) -> None:
+        self._job = job
+        directory = Path(job.directory)
+        if writer is None:
+            base = directory / job.base if job.base else None
+            writer = GraphWriter(job.fit, job.dimension, job.shard_id, base)
+        self.writer = writer
+        path = vector_file_path(directory, job.vector_file)
+        self._vectors = VectorFileWriter(path, job.shard_id, job.dimension, job.kept)
+
+    def add(self, heads: npt.NDArray[np.uint64], vectors: npt.NDArray[np.float32]) -> None:
+        """Take in vectors."""
+        for first in range(0, len(heads), _ADD_STEP):
+            part = slice(first, first + _ADD_STEP)
+            self._vectors.add(heads[part], vectors[part])
+            self.writer.add(heads[part, 0], vectors[part])
+
+    def finish(self) -> int:
+        """Put both files into their places, and give the bytes written."""
+        size = self._vectors.finish()
+        crash_point("vectors_written")
+        return size + _write_checkpoint(self._job, self.writer)
+
+    def discard(self) -> None:
+        """Take back what can be taken back."""
+        try:
+            self._vectors.discard()
+        except OSError:
+            return  # the next extension of the file cuts it off
+
+
 def _answer(job: Job, source: BinaryIO, last: _Last) -> dict[str, object]:
     """Do a job. All of its batches are read whatever happens: the next job comes after them."""
-    problem = ""
-    writer = last.take(job)
+    problem, base_refused = "", False
+    making: _Making | None = None
     try:
-        if writer is None:
-            base = Path(job.directory) / job.base if job.base else None
-            writer = GraphWriter(job.fit, job.dimension, job.shard_id, base)
-    except DamagedCheckpointError as error:
-        problem = f"the checkpoint to extend cannot be used: {error}"
-    while batch := _read_batch(source, job.dimension):
-        if writer is not None:
-            keys, vectors = batch
-            for first in range(0, len(keys), _ADD_STEP):
-                writer.add(keys[first : first + _ADD_STEP], vectors[first : first + _ADD_STEP])
-    if writer is None:
-        return {"problem": problem}
-    try:
-        size = _write_checkpoint(job, writer)
+        making = _Making(job, last.take(job))
+    except (DamagedCheckpointError, DamagedVectorsError) as error:
+        problem, base_refused = f"what to extend cannot be used: {error}", True
     except OSError as error:
-        return {"problem": f"the checkpoint cannot be written: {error}"}
-    last.keep(job, writer)
-    return {"problem": "", "vectors": len(writer), "bytes": size}
+        problem = f"the vectors cannot be written: {error}"
+    while batch := _read_batch(source, job.dimension):
+        if making is not None and not problem:
+            try:
+                making.add(*batch)
+            except OSError as error:
+                problem = f"the vectors cannot be written: {error}"
+    size = 0
+    if making is not None and not problem:
+        try:
+            size = making.finish()
+        except OSError as error:
+            problem = f"the checkpoint cannot be written: {error}"
+    if making is None or problem:
+        if making is not None:
+            making.discard()
+        return {"problem": problem, "base_refused": base_refused}
+    last.keep(job, making.writer)
+    return {"problem": "", "vectors": len(making.writer), "bytes": size}
 
 
 def _read_batch(
@@ -179,19 +230,19 @@ def _read_batch(
     (count,) = BATCH_HEADER.unpack(source.read(BATCH_HEADER.size))
     if not count:
         return None
-    keys = np.frombuffer(source.read(8 * count), np.uint64)
+    heads = np.frombuffer(source.read(8 * HEAD_WORDS * count), np.uint64)
     vectors = np.frombuffer(source.read(4 * count * dimension), np.float32)
-    return keys, vectors.reshape(count, dimension)
+    return heads.reshape(count, HEAD_WORDS), vectors.reshape(count, dimension)
 
 
 def _write_checkpoint(job: Job, writer: GraphWriter) -> int:
-    frame, graph = writer.checkpoint(job.sequence, job.last_key)
+    parts = writer.checkpoint(job.sequence, job.last_key, job.vector_file)
     path = checkpoint_path(Path(job.directory), job.sequence)
     aside = path.with_name(path.name + ".tmp")
     try:
         with aside.open("wb") as file:
-            file.write(frame)
-            file.write(graph)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         crash_point("checkpoint_written_aside")
@@ -201,7 +252,7 @@ def _write_checkpoint(job: Job, writer: GraphWriter) -> int:
         aside.unlink(missing_ok=True)
         raise
     crash_point("checkpoint_renamed")
-    return len(frame) + len(graph)
+    return sum(len(part) for part in parts)
 
 
 if __name__ == "__main__":

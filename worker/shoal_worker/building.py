@@ -17,9 +17,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from shoal_worker import metrics
@@ -30,8 +31,9 @@ from shoal_worker.graph import DamagedCheckpointError
 from shoal_worker.identity import Configuration
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.shard import Shard
-from shoal_worker.state import State
+from shoal_worker.state import Pinned, State
 from shoal_worker.store import VectorBatch
+from shoal_worker.vector_file import DamagedVectorsError, encode_heads
 
 __all__ = ["Building", "Need", "need_of"]
 
@@ -69,7 +71,9 @@ def need_of(state: State, configuration: Configuration, wants_rebuild: bool = Fa
         configuration: The collection's.
         wants_rebuild: Whether the dead must go, however few they are.
     """
-    if state.unloaded_below:
+    if state.unloaded_below or (state.vectors is None and state.graph is not None):
+        return Need.REBUILD
+    if state.vectors is not None and not state.vectors.is_sound:
         return Need.REBUILD
     pending = state.fresh.pending_count
     graph = state.graph
@@ -97,6 +101,17 @@ class _BuilderError(Exception):
     """The builder could not do a job, or is gone."""
 
 
+class _BaseRefusedError(_BuilderError):
+    """What was to be extended cannot be used any more."""
+
+
+class _Batch(NamedTuple):
+    """Vectors that a graph is to take in, with their heads (`vector_file`), by ascending key."""
+
+    heads: npt.NDArray[np.uint64]
+    vectors: npt.NDArray[np.float32]
+
+
 class _Builder:
     """The builder process."""
 
@@ -108,10 +123,11 @@ class _Builder:
             stdout=subprocess.PIPE,
         )
 
-    def build(self, job: Job, batches: Iterator[VectorBatch]) -> None:
+    def build(self, job: Job, batches: Iterator[_Batch]) -> None:
         """Have a job done.
 
         Raises:
+            _BaseRefusedError: If what was to be extended cannot be used.
             _BuilderError: If it could not be done.
         """
         source, sink = self._process.stdout, self._process.stdin
@@ -120,8 +136,8 @@ class _Builder:
         try:
             sink.write(job.encode())
             for batch in batches:
-                sink.write(BATCH_HEADER.pack(len(batch.keys)))
-                sink.write(np.ascontiguousarray(batch.keys, "<u8").data)
+                sink.write(BATCH_HEADER.pack(len(batch.heads)))
+                sink.write(np.ascontiguousarray(batch.heads, "<u8").data)
                 sink.write(np.ascontiguousarray(batch.vectors, "<f4").data)
             sink.write(BATCH_HEADER.pack(0))
             sink.flush()
@@ -135,9 +151,10 @@ class _Builder:
             raise
         if not answer:
             raise _BuilderError(f"the builder ended with exit code {self._process.wait()}")
-        problem = json.loads(answer)["problem"]
-        if problem:
-            raise _BuilderError(problem)
+        told = json.loads(answer)
+        if told["problem"]:
+            kind = _BaseRefusedError if told["base_refused"] else _BuilderError
+            raise kind(told["problem"])
 
     @property
     def is_alive(self) -> bool:
@@ -212,7 +229,13 @@ class Building:
             except EnvironmentClosedError:
                 # Closed meanwhile: considered again when it is opened.
                 continue
-            except (_BuilderError, DamagedCheckpointError, DamagedValueError, OSError) as error:
+            except (
+                _BuilderError,
+                DamagedCheckpointError,
+                DamagedValueError,
+                DamagedVectorsError,
+                OSError,
+            ) as error:
                 if self._is_closing:
                     return  # `close` has ended the builder in the middle of this graph
                 metrics.FAILED_BUILDS.inc()
@@ -260,12 +283,23 @@ class Building:
             base=base,
             sequence=state.meta.sequence,
             last_key=state.meta.next_key - 1,
+            vector_file=(
+                state.graph.vector_file
+                if is_extension and state.graph is not None
+                else state.meta.sequence
+            ),
+            kept=state.graph.vector_count if is_extension and state.graph is not None else 0,
         )
         if is_extension and state.graph is not None:
             batches = _fresh_batches(shard, state, state.graph.last_key)
         else:
             batches = _all_batches(shard, state)
-        self._running_builder().build(job, batches)
+        try:
+            self._running_builder().build(job, batches)
+        except _BaseRefusedError as error:
+            if state.vectors is not None:
+                state.vectors.report(DamagedVectorsError("damaged", str(error)))
+            raise
         shard.adopt_graph(state.meta.sequence).result(_ADOPT_TIMEOUT_S)
         if not is_extension:
             shard.wants_rebuild = False
@@ -289,15 +323,21 @@ class Building:
             return self._builder
 
 
-def _fresh_batches(shard: Shard, state: State, after_key: int) -> Iterator[VectorBatch]:
+def _fresh_batches(shard: Shard, state: State, after_key: int) -> Iterator[_Batch]:
     """Give the fresh vectors that a graph can hold, from memory, by ascending key."""
     for batch in state.fresh.batches():
         keep = (batch.keys > after_key) & shard.configuration.fit.holds(batch.vectors)
-        if keep.any():
-            yield VectorBatch(batch.keys[keep], batch.rows[keep], batch.vectors[keep])
+        kept = VectorBatch(batch.keys[keep], batch.rows[keep], batch.vectors[keep])
+        for first in range(0, len(kept.keys), _SEND_VECTORS):
+            part = slice(first, first + _SEND_VECTORS)
+            with shard.pin() as pinned:
+                headed = _headed(
+                    pinned, VectorBatch(kept.keys[part], kept.rows[part], kept.vectors[part])
+                )
+            yield headed
 
 
-def _all_batches(shard: Shard, state: State) -> Iterator[VectorBatch]:
+def _all_batches(shard: Shard, state: State) -> Iterator[_Batch]:
     """Give every current vector that a graph can hold, by ascending key.
 
     Each batch is read in a transaction of its own. What dies meanwhile is dead beside the new
@@ -310,9 +350,19 @@ def _all_batches(shard: Shard, state: State) -> Iterator[VectorBatch]:
             batch = pinned.store.vectors_between(
                 pinned.txn, first, end, state.meta.dimension, _SEND_VECTORS
             )
-        if not len(batch.keys):
-            return
-        first = int(batch.keys[-1]) + 1
-        keep = shard.configuration.fit.holds(batch.vectors)
-        if keep.any():
-            yield VectorBatch(batch.keys[keep], batch.rows[keep], batch.vectors[keep])
+            if not len(batch.keys):
+                return
+            first = int(batch.keys[-1]) + 1
+            keep = shard.configuration.fit.holds(batch.vectors)
+            headed = _headed(
+                pinned, VectorBatch(batch.keys[keep], batch.rows[keep], batch.vectors[keep])
+            )
+        if len(headed.heads):
+            yield headed
+
+
+def _headed(pinned: Pinned, batch: VectorBatch) -> _Batch:
+    """Give vectors with their heads; what has died meanwhile has no ID in it, and needs none."""
+    rows = batch.rows.tolist()
+    records = pinned.store.heads_of(pinned.txn, rows)
+    return _Batch(encode_heads(batch.keys.tolist(), rows, records), batch.vectors)

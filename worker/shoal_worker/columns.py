@@ -8,13 +8,15 @@ from enum import Enum, auto
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from shoal.errors import OverloadedError
 from shoal_worker.environment import Database, Transaction
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.store import Record, Store
+from shoal_worker.vector_file import ids_and_ordinals
 
-__all__ = ["Column", "ColumnReader", "Columns"]
+__all__ = ["Column", "ColumnReader", "Columns", "KnownHeads"]
 
 _STRING_OVERHEAD_BYTES: Final = 4
 """What a string costs in a message beside its own bytes: its tag and length."""
@@ -66,6 +68,54 @@ class Columns:
             [] if Column.DOCUMENTS in include else None,
             [] if Column.URIS in include else None,
         )
+
+
+class KnownHeads:
+    """What was read of records beside their vectors: IDs and ordinals."""
+
+    __slots__ = ("_encoded", "_heads", "_places", "_rows")
+
+    def __init__(self) -> None:
+        self._rows: list[npt.NDArray[np.uint32]] = []
+        self._heads: list[npt.NDArray[np.uint64]] = []
+        # Made of both when they are first asked for, after the last was noted.
+        self._encoded = b""
+        self._places: dict[int, int] = {}
+
+    def note(self, rows: npt.NDArray[np.uint32], heads: npt.NDArray[np.uint64]) -> None:
+        """Take note of heads (`vector_file`), a line for each row."""
+        if len(rows):
+            self._rows.append(rows)
+            self._heads.append(heads)
+
+    def of(
+        self, txn: Transaction, store: Store, rows: Sequence[int]
+    ) -> tuple[list[str], list[int]]:
+        """Give IDs and ordinals of rows, reading those that are not known.
+
+        Raises:
+            DamagedValueError: If one has no record.
+        """
+        if not self._rows:
+            return store.records_of(txn, rows)[:2]
+        if not self._encoded:
+            self._encoded = b"".join([heads.tobytes() for heads in self._heads])
+            noted = [row for rows in self._rows for row in rows.tolist()]
+            self._places = dict(zip(noted, range(len(noted)), strict=True))
+        get = self._places.get
+        # The place 0 stands for what is not known: read below.
+        places = [get(row) for row in rows]
+        ids, ordinals = ids_and_ordinals(self._encoded, [place or 0 for place in places])
+        unknown = [
+            i
+            for i, (place, name) in enumerate(zip(places, ids, strict=True))
+            if place is None or not name
+        ]
+        if unknown:
+            read = store.records_of(txn, [rows[i] for i in unknown])
+            for i, name, ordinal in zip(unknown, read[0], read[1], strict=True):
+                ids[i], ordinals[i] = name, ordinal
+        return ids, ordinals
 
 
 class ColumnReader:
@@ -125,8 +175,12 @@ class ColumnReader:
             take(value)
         return True
 
-    def add_rows(self, rows: Sequence[int]) -> bool:
+    def add_rows(self, rows: Sequence[int], known: KnownHeads | None = None) -> bool:
         """Append the records of rows, which must have one.
+
+        Args:
+            rows: The rows.
+            known: What need not be read of some of them.
 
         Returns:
             False if the columns grew over their bound: it is noticed every few records.
@@ -134,7 +188,11 @@ class ColumnReader:
         columns = self.columns
         for first in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[first : first + _ROWS_AT_ONCE]
-            ids, ordinals, keys = self._store.records_of(self._txn, part)
+            if known is not None and columns.vectors is None:
+                ids, ordinals = known.of(self._txn, self._store, part)
+                keys: list[int] = []
+            else:
+                ids, ordinals, keys = self._store.records_of(self._txn, part)
             columns.ids += ids
             columns.ordinals += ordinals
             size = sum(map(len, ids)) + (8 + _STRING_OVERHEAD_BYTES) * len(ids)

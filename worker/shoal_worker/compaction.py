@@ -29,7 +29,11 @@ from shoal.internal.v1.storage_pb2 import LogEntry
 from shoal.server.clock import wall_ms
 from shoal.server.crash import crash_point
 from shoal_worker.apply import apply
-from shoal_worker.checkpoint_files import checkpoint_path, remove_checkpoints_except
+from shoal_worker.checkpoint_files import (
+    checkpoint_path,
+    remove_checkpoints_except,
+    vector_file_path,
+)
 from shoal_worker.derived import DERIVED_DATABASES, indexes_of
 from shoal_worker.durable import sync_directory, sync_file
 from shoal_worker.environment import Cursor, Database, Environment, Transaction
@@ -354,12 +358,11 @@ class Compaction:
         if self._is_erasing:
             graph = state.graph
             stays = self._graph_clean_since_ms is not None or not state.graph_dead_count
-            kept = (
-                checkpoint_path(shard.directory, graph.sequence)
-                if graph is not None and stays
-                else None
-            )
-            remove_checkpoints_except(shard.directory, kept)
+            kept = []
+            if graph is not None and stays:
+                kept.append(checkpoint_path(shard.directory, graph.sequence))
+                kept.append(vector_file_path(shard.directory, graph.vector_file))
+            remove_checkpoints_except(shard.directory, *kept)
             sync_directory(shard.directory)
 
     def _compare(self, copy: _Copy) -> None:

@@ -91,7 +91,7 @@ class Bounded(NamedTuple):
 def norms(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Give Euclidean norms in double precision, shape ``(n,)`` for ``(n, d)``."""
     double = vectors.astype(np.float64, copy=False)
-    result: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", double, double))
+    result: npt.NDArray[np.float64] = np.sqrt(_dots(double, double))
     return result
 
 
@@ -109,26 +109,23 @@ def exact(
         Shape ``(n,)``. Under cosine in [0, 2], and a zero vector is at distance 1.
     """
     double = vectors.astype(np.float64)
-    distance: npt.NDArray[np.float64]
     if space is Space.L2:
         double -= query
-        distance = np.einsum("ij,ij->i", double, double)
-        return distance
-    one = query.ndim == 1
-    dots = _dots(double, query)
-    if space is Space.IP:
-        distance = 1.0 - dots
-        return distance
-    # Two roots, for the product of two squares may leave the range of a double.
-    length = math.sqrt(query @ query) if one else norms(query)
-    scale = norms(double) * length
-    if scale.size and scale.min() > 0.0:
-        distance = 1.0 - dots / scale
-    else:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            distance = np.where(scale > 0.0, 1.0 - dots / scale, 1.0)
-    # Of parallel vectors the quotient may round to just beyond 1: nothing is nearer than 0.
-    return np.clip(distance, 0.0, 2.0, out=distance)
+        return _dots(double, double)
+    distance = _dots(double, query)
+    if space is Space.COSINE:
+        # Two roots, for the product of two squares may leave the range of a double.
+        scale = np.sqrt(_dots(double, double))
+        scale *= math.sqrt(query @ query) if query.ndim == 1 else norms(query)
+        # A zero vector has the dot 0 and so the distance 1.
+        scale[scale == 0.0] = 1.0
+        distance /= scale
+    np.subtract(1.0, distance, out=distance)
+    if space is Space.COSINE:
+        # Of parallel vectors the quotient may round to just beyond 1: nothing is nearer than 0.
+        np.minimum(distance, 2.0, out=distance)
+        np.maximum(distance, 0.0, out=distance)
+    return distance
 
 
 def exact_of_each(
@@ -171,7 +168,11 @@ def exact_of_each(
 
 
 def _dots(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Give the dots along the last axis, the others broadcast, twice as fast as `einsum`."""
+    """Give the dots along the last axis, the others broadcast, twice as fast as `einsum`.
+
+    Each is computed by itself, in an order that depends on nothing but its length: equal vectors
+    are at equal distances, wherever and beside whatever they lie.
+    """
     result: npt.NDArray[np.float64] = (left[..., None, :] @ right[..., :, None])[..., 0, 0]
     return result
 

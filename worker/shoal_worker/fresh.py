@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_worker.distances import Queries, Space, bounded, exact, norms
+from shoal_worker.graph_vectors import Deaths
 from shoal_worker.nearest import Candidates, Nearest
 from shoal_worker.store import VectorBatch
 
@@ -132,9 +133,14 @@ class FreshSet:
 
 
 class FreshWriter:
-    """Fills the fresh set; belongs to the one thread that drains the shard's queue."""
+    """Fills the fresh set; belongs to the one thread that drains the shard's queue.
 
-    def __init__(self) -> None:
+    Args:
+        deaths: Of the vectors in the graph beside it; None if there is none.
+    """
+
+    def __init__(self, deaths: Deaths | None = None) -> None:
+        self._deaths = deaths
         self._blocks: list[_Block] = []
         # Place of each vector that is alive, by key.
         self._places: dict[int, tuple[_Block, int]] = {}
@@ -153,6 +159,8 @@ class FreshWriter:
         """Begin the changes of one commit."""
         self._added = []
         self._removed = []
+        if self._deaths is not None:
+            self._deaths.begin()
 
     def roll_back(self) -> None:
         """Undo the changes since `begin`. No reader has seen them: they were not committed."""
@@ -167,6 +175,8 @@ class FreshWriter:
             self._exact.discard(key)
         while self._blocks and not self._blocks[-1].filled:
             self._blocks.pop()
+        if self._deaths is not None:
+            self._deaths.roll_back()
         self.begin()
 
     def add(self, batch: VectorBatch, exact_keys: Iterable[int]) -> None:
@@ -208,10 +218,12 @@ class FreshWriter:
         """Note the death of a vector.
 
         Returns:
-            Whether it was here; otherwise the graph holds it.
+            Whether it was here; otherwise the graph holds it, and its death is noted there.
         """
         place = self._places.pop(key, None)
         if place is None:
+            if self._deaths is not None:
+                self._deaths.note(key, sequence)
             return False
         block, offset = place
         block.dead_at[offset] = sequence
@@ -225,13 +237,22 @@ class FreshWriter:
         size = sum(count for _, count in blocks)
         return FreshSet(blocks, sequence, len(self._places), len(self._exact), size)
 
-    def without(self, last_key: int) -> FreshWriter:
+    def are_current(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Say which keys are here, and alive."""
+        return np.isin(keys, np.fromiter(self._places, np.uint64, len(self._places)))
+
+    def beside(self, deaths: Deaths) -> None:
+        """Note the deaths of a graph's vectors from now on."""
+        self._deaths = deaths
+
+    def without(self, last_key: int, deaths: Deaths) -> FreshWriter:
         """Give a fresh set without what a graph took in, and without the dead.
 
         Args:
             last_key: The graph considered every key up to here, and holds those it can.
+            deaths: Of the graph's vectors.
         """
-        remaining = FreshWriter()
+        remaining = FreshWriter(deaths)
         exact = np.array(sorted(self._exact), np.uint64)
         for batch in self.snapshot(_NEVER).batches():
             stays = np.isin(batch.keys, exact)

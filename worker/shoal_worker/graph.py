@@ -21,7 +21,9 @@ What USearch 2.26 does, and what is done about it here:
   and costs 10 µs less.
 
 A checkpoint is one file: magic, length and checksum of the header, the header
-(`CheckpointHeader`), zeros up to 4,096 bytes, and the graph as USearch serialises it.
+(`CheckpointHeader`), zeros up to 4,096 bytes, the graph as USearch serialises it, and from the next
+multiple of eight bytes on the keys of its vectors in the order of adding, which is the order of the
+file that holds them exactly (`vector_file`).
 """
 
 from __future__ import annotations
@@ -57,8 +59,9 @@ __all__ = [
     "read_header",
 ]
 
-CHECKPOINT_FORMAT: Final = 1
-"""Version of a checkpoint. 1: the first."""
+CHECKPOINT_FORMAT: Final = 2
+"""Version of a checkpoint. 1: the graph alone. 2: with the keys of its vectors, which lie in a file
+of their own, too. One of format 1 is built again."""
 
 _MAGIC: Final = b"SHOALGR\x01"
 _FRAME: Final = struct.Struct("<8sIQ")
@@ -69,13 +72,15 @@ _CHECKSUM_STEP: Final = 8 * 1024 * 1024
 """Bytes hashed at a time: under a millisecond, after which other threads may run."""
 
 _MAX_KEY: Final = 2**64 - 2
+_KEY_BYTES: Final = 8
 
 _LARGEST_NORM: Final = 1e18
 """Norm up to which a squared distance between two vectors stays far from float32's limit
 (3.4e38)."""
 
-_SMALLEST_QUERY: Final = 1e-9
-_LARGEST_QUERY: Final = 1e9
+_SMALLEST_SQUARE: Final = 1e-18
+_LARGEST_SQUARE: Final = 1e18
+"""Of a query's squared norm, between which it may be compared as it is."""
 
 _LARGEST_F16: Final = 65_504.0
 
@@ -200,7 +205,7 @@ def read_header(content: memoryview) -> CheckpointHeader:
         header = CheckpointHeader.FromString(encoded)
     except DecodeError as error:
         raise DamagedCheckpointError("damaged", "its header cannot be read") from error
-    if header.format > CHECKPOINT_FORMAT:
+    if header.format != CHECKPOINT_FORMAT:
         raise DamagedCheckpointError(
             "format", f"it has format {header.format}, this release reads {CHECKPOINT_FORMAT}"
         )
@@ -214,6 +219,11 @@ def _checksum(graph: memoryview) -> int:
     return digest.intdigest()
 
 
+def _keys_offset(header: CheckpointHeader) -> int:
+    """Give where the keys begin in a file: behind the graph, aligned."""
+    return _GRAPH_OFFSET + -(-header.graph_bytes // _KEY_BYTES) * _KEY_BYTES
+
+
 def _mapped(path: Path) -> memoryview:
     try:
         with path.open("rb") as file:
@@ -224,16 +234,24 @@ def _mapped(path: Path) -> memoryview:
         raise DamagedCheckpointError("damaged", "it is empty") from error
 
 
-def _verified(
-    path: Path, fit: Fit, shard_id: str, dimension: int
-) -> tuple[CheckpointHeader, memoryview]:
+class _Content(NamedTuple):
+    """A checkpoint, verified."""
+
+    header: CheckpointHeader
+    graph: memoryview
+    keys: npt.NDArray[np.uint64]
+
+
+def _verified(path: Path, fit: Fit, shard_id: str, dimension: int) -> _Content:
     content = _mapped(path)
     header = read_header(content)
-    graph = content[_GRAPH_OFFSET:]
-    if len(graph) != header.graph_bytes:
+    keys_offset = _keys_offset(header)
+    expected_bytes = keys_offset + _KEY_BYTES * header.vector_count
+    if len(content) != expected_bytes:
         raise DamagedCheckpointError(
-            "damaged", f"its graph has {len(graph)} bytes instead of {header.graph_bytes}"
+            "damaged", f"it has {len(content)} bytes instead of {expected_bytes}"
         )
+    graph = content[_GRAPH_OFFSET : _GRAPH_OFFSET + header.graph_bytes]
     expected = (shard_id, dimension, fit.quantization.value, fit.metric.name, fit.max_neighbors)
     found = (
         header.shard_id,
@@ -246,6 +264,8 @@ def _verified(
         raise DamagedCheckpointError("mismatch", f"it is of {found}, expected {expected}")
     if _checksum(graph) != header.graph_checksum:
         raise DamagedCheckpointError("damaged", "the checksum of its graph does not fit")
+    if _checksum(content[keys_offset:]) != header.keys_checksum:
+        raise DamagedCheckpointError("damaged", "the checksum of its keys does not fit")
     described = Index.metadata(graph)
     if described is None or (
         described["dimensions"] != dimension
@@ -254,7 +274,8 @@ def _verified(
         or described["count_present"] != header.vector_count
     ):
         raise DamagedCheckpointError("mismatch", f"USearch reads another graph: {described}")
-    return header, graph
+    keys = np.frombuffer(content, "<u8", header.vector_count, keys_offset)
+    return _Content(header, graph, keys)
 
 
 _MATRIX_TYPES: Final[Mapping[Quantization, np.dtype[Any]]] = {
@@ -263,6 +284,10 @@ _MATRIX_TYPES: Final[Mapping[Quantization, np.dtype[Any]]] = {
     Quantization.F32: np.dtype("<f4"),
 }
 """Of the vectors in a checkpoint. i8 scales them in a way of its own."""
+
+
+def _square(query: npt.NDArray[np.float32]) -> float:
+    return float(query @ query)
 
 
 class Walked(NamedTuple):
@@ -280,17 +305,21 @@ class Walked(NamedTuple):
 class Graph:
     """An immutable graph: a view of a checkpoint. The file may be unlinked while it is in use."""
 
-    def __init__(self, header: CheckpointHeader, content: memoryview, fit: Fit, ef: int) -> None:
+    def __init__(self, content: _Content, fit: Fit, ef: int) -> None:
+        header = content.header
         # The view points into the mapping: it lives as long as the index.
-        self._content = content
+        self._content = content.graph
         self._index = fit._index(header.dimension, ef)
-        self._index.view_index_from_buffer(content)
+        self._index.view_index_from_buffer(content.graph)
         self._index.expansion_search = ef
         self._fit = fit
         self.sequence = header.sequence
         self.last_key = header.last_key
         self.vector_count = header.vector_count
         self.size_bytes = header.graph_bytes
+        self.vector_file = header.vector_file
+        # Ascending: in the order of adding.
+        self.keys = content.keys
 
     @staticmethod
     def open(path: Path, fit: Fit, shard_id: str, dimension: int, ef_search: int) -> Graph:
@@ -299,9 +328,9 @@ class Graph:
         Raises:
             DamagedCheckpointError: If it cannot be used, whatever the reason.
         """
-        header, content = _verified(path, fit, shard_id, dimension)
+        content = _verified(path, fit, shard_id, dimension)
         try:
-            return Graph(header, content, fit, ef_search)
+            return Graph(content, fit, ef_search)
         except RuntimeError as error:
             raise DamagedCheckpointError("damaged", f"USearch refuses it: {error}") from error
 
@@ -314,12 +343,12 @@ class Graph:
             threads: How many at most.
         """
         asked = queries
-        if self._fit.space is Space.COSINE:
-            # A query's own length does not change the order of its dots; only one near the ends of
-            # float32's range has to be brought back from there.
-            largest = float(np.abs(queries).max())
-            if not _SMALLEST_QUERY < largest < _LARGEST_QUERY or len(queries) > 1:
-                asked = self._fit.prepared(queries)
+        # A query's own length does not change the order of its dots; only one near the ends of
+        # float32's range has to be brought back from there.
+        if self._fit.space is Space.COSINE and (
+            len(queries) > 1 or not _SMALLEST_SQUARE < _square(queries[0]) < _LARGEST_SQUARE
+        ):
+            asked = self._fit.prepared(queries)
         keys, _, counts, _, _ = self._index.search_many(
             asked, count, False, threads, None, ScalarKind.F32
         )
@@ -366,11 +395,13 @@ class GraphWriter:
         self._shard_id = shard_id
         self._index = fit._index(dimension, fit.ef_construction)
         self._last_key = 0
+        self._keys: list[npt.NDArray[np.uint64]] = []
         if base is not None:
-            header, content = _verified(base, fit, shard_id, dimension)
-            self._index.load_index_from_buffer(content)
+            content = _verified(base, fit, shard_id, dimension)
+            self._index.load_index_from_buffer(content.graph)
             self._index.expansion_add = fit.ef_construction
-            self._last_key = header.last_key
+            self._last_key = content.header.last_key
+            self._keys.append(content.keys.astype(np.uint64))
 
     def __len__(self) -> int:
         return len(self._index)
@@ -391,15 +422,21 @@ class GraphWriter:
             keys, self._fit.prepared(vectors), copy=True, threads=1, dtype=ScalarKind.F32
         )
         self._last_key = int(keys[-1])
+        self._keys.append(keys)
 
-    def checkpoint(self, sequence: int, last_key: int) -> tuple[bytes, bytearray]:
-        """Give the two parts of a checkpoint: what goes before the graph, and the graph.
+    def checkpoint(
+        self, sequence: int, last_key: int, vector_file: int
+    ) -> tuple[bytes, bytearray, bytes]:
+        """Give the parts of a checkpoint: what goes before the graph, the graph, the keys.
 
         Args:
             sequence: Every log entry up to here is covered.
             last_key: Every key up to here was considered, whether the graph holds it or not.
+            vector_file: The sequence in the name of the file of its exact vectors.
         """
         graph = self._index.save_index_to_buffer()
+        self._keys = [np.concatenate(self._keys)] if self._keys else []
+        keys = self._keys[0].astype("<u8").tobytes() if self._keys else b""
         header = CheckpointHeader(
             format=CHECKPOINT_FORMAT,
             shard_id=self._shard_id,
@@ -412,6 +449,10 @@ class GraphWriter:
             metric=self._fit.metric.name,
             max_neighbors=self._fit.max_neighbors,
             last_key=max(last_key, self._last_key),
-        ).SerializeToString()
-        frame = _FRAME.pack(_MAGIC, len(header), xxhash.xxh3_64_intdigest(header)) + header
-        return frame.ljust(_GRAPH_OFFSET, b"\0"), graph
+            keys_checksum=_checksum(memoryview(keys)),
+            vector_file=vector_file,
+        )
+        encoded = header.SerializeToString()
+        frame = _FRAME.pack(_MAGIC, len(encoded), xxhash.xxh3_64_intdigest(encoded)) + encoded
+        padding = bytes(_keys_offset(header) - _GRAPH_OFFSET - len(graph))
+        return frame.ljust(_GRAPH_OFFSET, b"\0"), graph, padding + keys

@@ -4,7 +4,7 @@
 DIR/worker.json          the worker's UUID, its cluster's, the format
 DIR/LOCK                 held by the one process that uses the directory
 DIR/manifest.mdb         which shards were created here, and which were deleted
-DIR/shards/<uuid>/       identity · records.mdb · graph-<sequence>.usearch
+DIR/shards/<uuid>/       identity · records.mdb · graph-<sequence>.usearch · vectors-<sequence>.f32
 ```
 
 A shard's directory is built aside and renamed into place, then recorded as held; from then on the

@@ -7,6 +7,8 @@ until a graph is built.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,17 +20,21 @@ import structlog
 from shoal.errors import DataLossError, FailedPreconditionError
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal_worker import metrics
+from shoal_worker.checkpoint_files import vector_file_path
 from shoal_worker.checkpoints import newest_checkpoint
+from shoal_worker.currency import are_current
 from shoal_worker.derived import DERIVED_DATABASES, indexes_of
 from shoal_worker.environment import INITIAL_MAP_BYTES, Environment, Transaction
 from shoal_worker.fresh import FreshWriter
 from shoal_worker.graph import Graph
+from shoal_worker.graph_vectors import Deaths, GraphVectors
 from shoal_worker.identity import Configuration
 from shoal_worker.indexes import Indexes
 from shoal_worker.record_files import RECORDS_FILE, discard_copy
 from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.state import State
 from shoal_worker.store import DATABASES, FORMAT, Meta, Store
+from shoal_worker.vector_file import DamagedVectorsError, VectorFile
 
 __all__ = ["Loaded", "create_records", "data_loss", "load", "peek"]
 
@@ -128,9 +134,20 @@ def peek(directory: Path, identity: ShardIdentity) -> Meta:
 
 
 def load(
-    directory: Path, identity: ShardIdentity, configuration: Configuration, initial_map_bytes: int
+    directory: Path,
+    identity: ShardIdentity,
+    configuration: Configuration,
+    initial_map_bytes: int,
+    damaged: Callable[[DamagedVectorsError], None],
 ) -> Loaded:
     """Open a shard.
+
+    Args:
+        directory: Its directory.
+        identity: Whose it must be.
+        configuration: The collection's.
+        initial_map_bytes: Address space that the records begin with.
+        damaged: Called if the exact vectors beside its graph turn out to be damaged.
 
     Raises:
         DataLossError: If its records are missing, damaged, or not this shard's.
@@ -151,13 +168,23 @@ def load(
             _logger.warning("vectors_not_loaded", shard_id=shard_id, records=meta.record_count)
         fresh = _load_fresh(environment, store, meta, graph, unloaded_below)
         indexes = _load_indexes(environment, store, meta, shard_id, configuration)
+        vectors = None
+        file = _load_vectors(directory, meta, shard_id, graph)
+        if graph is not None and file is not None:
+            is_current = None
+            if graph.vector_count != meta.record_count - fresh.live_count:
+                with environment.read() as txn:
+                    is_current = are_current(txn, store, indexes, meta, graph.keys)
+            deaths = Deaths(graph.keys, is_current)
+            fresh.beside(deaths)
+            vectors = GraphVectors(graph.keys, file, deaths, damaged)
     except (DamagedValueError, lmdb.Error) as error:
         environment.close()
         raise data_loss(shard_id, collection_id, str(error)) from error
     except BaseException:
         environment.close()
         raise
-    state = State(meta, graph, fresh.snapshot(meta.sequence), unloaded_below)
+    state = State(meta, graph, fresh.snapshot(meta.sequence), unloaded_below, vectors)
     return Loaded(environment, store, indexes, fresh, state)
 
 
@@ -224,6 +251,32 @@ def _load_graph(
             detail=str(error),
         )
     return graph
+
+
+def _load_vectors(
+    directory: Path, meta: Meta, shard_id: str, graph: Graph | None
+) -> VectorFile | None:
+    """Open the exact vectors of a graph, if they can be used."""
+    if graph is None:
+        return None
+    path = vector_file_path(directory, graph.vector_file)
+    try:
+        file = VectorFile.open(path, shard_id, meta.dimension, graph.vector_count)
+        if path.stat().st_size > file.size_bytes:
+            # What a builder appended that did not come to its end: some of it may be deleted now.
+            os.truncate(path, file.size_bytes)
+    except (DamagedVectorsError, OSError) as error:
+        reason = error.reason if isinstance(error, DamagedVectorsError) else "damaged"
+        metrics.REFUSED_CHECKPOINTS.labels(reason).inc()
+        _logger.warning(
+            "vectors_refused",
+            shard_id=shard_id,
+            file=path.name,
+            reason=reason,
+            detail=str(error),
+        )
+        return None
+    return file
 
 
 def _unloaded_below(environment: Environment, store: Store, meta: Meta, graph: Graph | None) -> int:

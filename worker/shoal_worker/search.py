@@ -3,9 +3,9 @@ losses.
 
 The plan is the cheapest of: nothing (no record, or none that matches) · an exact scan of the rows
 that match · the graph, over-fetched, with the fresh set scanned beside it. A candidate of the
-graph that is not its row's current vector is not in the transaction's `vectors` and drops out
-there; one that does not match the filter drops out by its row. Where too few are left, the graph
-is asked for more, and before an answer comes out short it is scanned exactly instead (law 4).
+graph that is not its row's current vector has died by the state's sequence, and drops out; one that
+does not match the filter drops out by its row. Where too few are left, the graph is asked for more,
+and before an answer comes out short it is scanned exactly instead (law 4).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import DimensionMismatchError
-from shoal_worker.columns import Column, ColumnReader, Columns, check_answer_fits
+from shoal_worker.columns import Column, ColumnReader, Columns, KnownHeads, check_answer_fits
 from shoal_worker.distances import Queries, Space, exact, exact_of_each
 from shoal_worker.graph import Graph, Walked
 from shoal_worker.matching import Selection, select
@@ -115,9 +115,9 @@ class Matches:
     counts: list[int]
     columns: Columns
     distances: npt.NDArray[np.float64]
-    method: Method
-    matching_count: int
-    candidate_count: int
+    method: Method = Method.NOTHING
+    matching_count: int = 0
+    candidate_count: int = 0
     examined_count: int = 0
     filter_seconds: float = 0.0
 
@@ -152,10 +152,12 @@ def search(pinned: Pinned, space: Space, sought: Search) -> Matches:
     if matching_count:
         searcher = _Searcher(pinned, space, sought, rows, matching_count)
         method, found = searcher.run()
-        matches = _read(pinned, sought, found, method, matching_count, searcher.candidate_count)
+        matches = _read(pinned, sought, found, searcher.heads)
+        matches.method, matches.matching_count = method, matching_count
+        matches.candidate_count = searcher.candidate_count
     else:
         none = Columns.empty(sought.include)
-        matches = Matches([0] * len(sought.queries), none, np.empty(0), Method.NOTHING, 0, 0)
+        matches = Matches([0] * len(sought.queries), none, np.empty(0))
     matches.examined_count = examined_count
     matches.filter_seconds = selected_at - began
     return matches
@@ -165,17 +167,30 @@ def _read(
     pinned: Pinned,
     sought: Search,
     found: list[Candidates],
-    method: Method,
-    matching_count: int,
-    candidate_count: int,
+    heads: KnownHeads,
 ) -> Matches:
     reader = ColumnReader(pinned.txn, pinned.store, sought.include, sought.max_bytes)
     for candidates in found:
         sought.check()
-        check_answer_fits(reader.add_rows(candidates.rows.tolist()), sought.max_bytes)
-    distances = np.concatenate([c.distances for c in found])
-    counts = [len(c.rows) for c in found]
-    return Matches(counts, reader.columns, distances, method, matching_count, candidate_count)
+        check_answer_fits(reader.add_rows(candidates.rows.tolist(), heads), sought.max_bytes)
+    distances = found[0].distances
+    if len(found) > 1:
+        distances = np.concatenate([c.distances for c in found])
+    return Matches([len(c.rows) for c in found], reader.columns, distances)
+
+
+class _Current(NamedTuple):
+    """Candidates that count.
+
+    Attributes:
+        rows: Shape ``(n,)``.
+        vectors: Shape ``(n, d)``.
+        positions: Which of the candidates they are; None: all.
+    """
+
+    rows: npt.NDArray[np.uint32]
+    vectors: npt.NDArray[np.float32]
+    positions: npt.NDArray[np.intp] | None
 
 
 class _Searcher:
@@ -198,6 +213,7 @@ class _Searcher:
         self._matching_count = matching_count
         self._limit = min(sought.limit, matching_count)
         self.candidate_count = 0
+        self.heads = KnownHeads()
 
     def run(self) -> tuple[Method, list[Candidates]]:
         """Find each query's nearest."""
@@ -351,6 +367,8 @@ class _Searcher:
         counts: npt.NDArray[np.intp],
     ) -> list[Candidates]:
         """Rank each query's candidates exactly, leaving out what is not current or not matching."""
+        if self._rows is None and which.size == 1:
+            return [self._rank_one(int(which[0]), keys[0, : int(counts[0])])]
         shape, dimension = keys.shape, self._state.meta.dimension
         is_candidate: npt.NDArray[np.bool_] | None = None
         flat = keys.ravel()
@@ -360,8 +378,8 @@ class _Searcher:
         if self._rows is not None:
             places = np.arange(keys.size) if is_candidate is None else np.flatnonzero(is_candidate)
             return self._rank_few(which, flat, places // shape[1])
-        batch, positions = self._pinned.store.vectors_of(self._pinned.txn, flat.tolist(), dimension)
-        rows, vectors = batch.rows, batch.vectors
+        current = self._current(flat)
+        rows, vectors, positions = current.rows, current.vectors, current.positions
         if is_candidate is not None or positions is not None:
             # Spread out again, so that every query has as many places.
             places = np.arange(keys.size) if is_candidate is None else np.flatnonzero(is_candidate)
@@ -372,7 +390,7 @@ class _Searcher:
                 np.zeros(keys.size, np.uint32),
                 np.zeros((keys.size, dimension), np.float32),
             )
-            rows[places], vectors[places] = batch.rows, batch.vectors
+            rows[places], vectors[places] = current.rows, current.vectors
         queries = self._queries
         if which.size != len(queries.single):
             queries = queries.part(which)
@@ -383,6 +401,36 @@ class _Searcher:
             self.candidate_count += int(np.count_nonzero(is_candidate))
             distances[~is_candidate.reshape(shape)] = np.inf
         return ranked_of_each(distances, rows.reshape(shape), keys, self._limit)
+
+    def _rank_one(self, query: int, keys: npt.NDArray[np.uint64]) -> Candidates:
+        """Rank the candidates of one query exactly, leaving out what is not current."""
+        current = self._current(keys)
+        if current.positions is not None:
+            keys = keys[current.positions]
+        self.candidate_count += len(keys)
+        distances = exact(self._space, self._queries.double[query], current.vectors)
+        return ranked(distances, current.rows, keys, self._limit)
+
+    def _current(self, keys: npt.NDArray[np.uint64], among: BitMap | None = None) -> _Current:
+        """Read the vectors of candidates without those that are not current, or not `among`.
+
+        From the file beside the graph, and if there is none, or damaged, from the records.
+        """
+        state = self._state
+        read = None if state.vectors is None else state.vectors.current(keys, state.meta.sequence)
+        if read is None:
+            batch, positions = self._pinned.store.vectors_of(
+                self._pinned.txn, keys.tolist(), state.meta.dimension, among
+            )
+            return _Current(batch.rows, batch.vectors, positions)
+        (vectors, rows, heads), positions = read
+        if among is not None:
+            matching = np.array([row in among for row in rows.tolist()], np.bool_)
+            if not matching.all():
+                vectors, rows, heads = vectors[matching], rows[matching], heads[matching]
+                positions = np.flatnonzero(matching) if positions is None else positions[matching]
+        self.heads.note(rows, heads)
+        return _Current(rows, vectors, positions)
 
     @functools.cached_property
     def _matching_keys(self) -> npt.NDArray[np.uint64] | None:
@@ -415,18 +463,16 @@ class _Searcher:
             places[places == len(self._matching_keys)] = 0
             matching = self._matching_keys[places] == keys
             keys, owners, among = keys[matching], owners[matching], None
-        batch, positions = self._pinned.store.vectors_of(
-            self._pinned.txn, keys.tolist(), self._state.meta.dimension, among
-        )
-        if positions is not None:
-            owners = owners[positions]
+        current = self._current(keys, among)
+        if current.positions is not None:
+            owners, keys = owners[current.positions], keys[current.positions]
         self.candidate_count += len(owners)
         bounds = np.searchsorted(owners, np.arange(which.size + 1)).tolist()
         found = []
         for i, query in enumerate(which.tolist()):
             part = slice(bounds[i], bounds[i + 1])
-            distances = exact(self._space, self._queries.double[query], batch.vectors[part])
-            found.append(ranked(distances, batch.rows[part], batch.keys[part], self._kept))
+            distances = exact(self._space, self._queries.double[query], current.vectors[part])
+            found.append(ranked(distances, current.rows[part], keys[part], self._kept))
         return found
 
     # Exact scans of the stored vectors.

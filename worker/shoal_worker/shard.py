@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Final
 
 import lmdb
+import numpy as np
+import numpy.typing as npt
 import structlog
 
 from shoal.errors import (
@@ -38,8 +40,13 @@ from shoal.internal.v1.worker_service_pb2 import WriteShardResponse
 from shoal.server.clock import HybridClock
 from shoal.server.crash import crash_point
 from shoal_worker import metrics
-from shoal_worker.checkpoint_files import checkpoint_path, remove_checkpoints_except
+from shoal_worker.checkpoint_files import (
+    checkpoint_path,
+    remove_checkpoints_except,
+    vector_file_path,
+)
 from shoal_worker.commit import Commit, Committer
+from shoal_worker.currency import are_current
 from shoal_worker.environment import (
     INITIAL_MAP_BYTES,
     Environment,
@@ -50,12 +57,14 @@ from shoal_worker.environment import (
 from shoal_worker.fresh import FRESH_OVERHEAD_BYTES
 from shoal_worker.graph import DamagedCheckpointError, Graph
 from shoal_worker.holds import EndedBatches, Hold, lost_hold
+from shoal_worker.graph_vectors import Deaths, GraphVectors
 from shoal_worker.identity import Configuration, configuration_of
 from shoal_worker.loading import data_loss, load
 from shoal_worker.log import Log
 from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.state import Pinned, Publication, State
 from shoal_worker.store import Meta
+from shoal_worker.vector_file import DamagedVectorsError, VectorFile
 from shoal_worker.writes import Write
 
 __all__ = ["Cut", "Shard"]
@@ -135,7 +144,9 @@ class Shard:
         self._clock = clock
         self._executor = executor
         self._changed = changed
-        loaded = load(directory, identity, self.configuration, initial_map_bytes)
+        loaded = load(
+            directory, identity, self.configuration, initial_map_bytes, self._vectors_damaged
+        )
         self._environment = loaded.environment
         self.store = loaded.store
         self.indexes = loaded.indexes
@@ -349,7 +360,7 @@ class Shard:
         sequence = commit.meta.sequence
         newest = self.newest
         fresh = self._fresh.snapshot(sequence)
-        state = State(commit.meta, newest.graph, fresh, newest.unloaded_below)
+        state = State(commit.meta, newest.graph, fresh, newest.unloaded_below, newest.vectors)
         self._publication.offer(state)
         crash_point("before_commit")
 
@@ -589,18 +600,29 @@ class Shard:
                 newest.meta.dimension,
                 self.configuration.ef_search,
             )
-        except DamagedCheckpointError as error:
+            vector_path = vector_file_path(self.directory, graph.vector_file)
+            file = VectorFile.open(
+                vector_path, self.shard_id, newest.meta.dimension, graph.vector_count
+            )
+        except (DamagedCheckpointError, DamagedVectorsError) as error:
             metrics.REFUSED_CHECKPOINTS.labels(error.reason).inc()
             done.set_exception(error)
             return done
 
         def swap() -> None:
-            self._fresh = self._fresh.without(graph.last_key)
+            try:
+                deaths = Deaths(graph.keys, self._are_current(graph.keys))
+            except (DamagedValueError, lmdb.Error) as error:
+                done.set_exception(error)
+                return
+            self._fresh = self._fresh.without(graph.last_key, deaths)
             meta = self.newest.meta
-            self._publication.publish(State(meta, graph, self._fresh.snapshot(meta.sequence)))
+            fresh = self._fresh.snapshot(meta.sequence)
+            vectors = GraphVectors(graph.keys, file, deaths, self._vectors_damaged)
+            self._publication.publish(State(meta, graph, fresh, vectors=vectors))
             crash_point("graph_swapped")
             try:
-                remove_checkpoints_except(self.directory, path)
+                remove_checkpoints_except(self.directory, path, vector_path)
             except OSError as error:
                 # They are removed after the next graph.
                 _logger.warning("old_checkpoints_stay", shard_id=self.shard_id, error=str(error))
@@ -608,6 +630,23 @@ class Shard:
 
         self.run_exclusively(swap)
         return done
+
+    def _are_current(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Say which keys of a new graph are current. On the draining thread, between commits."""
+        state = self.newest
+        here = self._fresh.are_current(keys)
+        if state.vectors is not None:
+            return here | state.vectors.deaths.are_current(keys)
+        if state.graph is None and not state.unloaded_below:
+            return here
+        with self._environment.read() as txn:
+            return are_current(txn, self.store, self.indexes, state.meta, keys)
+
+    def _vectors_damaged(self, error: DamagedVectorsError) -> None:
+        """Have a graph and its vectors built anew. On whatever thread met the damage."""
+        metrics.REFUSED_CHECKPOINTS.labels(error.reason).inc()
+        _logger.warning("vectors_damaged", shard_id=self.shard_id, detail=str(error))
+        self._changed(self)
 
     def configure(self, configuration: Configuration) -> None:
         """Take over what may change of a collection's configuration."""

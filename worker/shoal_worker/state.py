@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from shoal_worker.environment import Environment, Reader, Transaction
 from shoal_worker.fresh import FreshSet
 from shoal_worker.graph import Graph
+from shoal_worker.graph_vectors import GraphVectors
 from shoal_worker.indexes import Indexes
 from shoal_worker.matching import Source
 from shoal_worker.store import Meta, Store
@@ -31,12 +32,15 @@ class State:
         unloaded_below: If not 0, there is no graph, and of the vectors with keys below this the
             fresh set holds only those that no graph can hold: they were too many for the memory
             when the shard was opened, and are read from the records until they are in a graph.
+        vectors: What the graph's candidates are ranked by; None if there is no graph, or no file
+            that can be used: then by the records.
     """
 
     meta: Meta
     graph: Graph | None
     fresh: FreshSet
     unloaded_below: int = 0
+    vectors: GraphVectors | None = None
 
     @property
     def graph_live_count(self) -> int:

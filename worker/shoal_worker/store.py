@@ -277,6 +277,18 @@ class Store:
             keys.append(key)
         return ids, ordinals, keys
 
+    def heads_of(self, txn: Transaction, rows: Sequence[int]) -> list[tuple[int, bytes] | None]:
+        """Read ordinals and encoded IDs of rows, in their order; None where there is no record."""
+        get, pack, database = txn.get, _U32.pack, self.records
+        payloads = unseal_each(
+            [get(pack(row), None, database) for row in rows], rows, "the record of row"
+        )
+        head_bytes, unpack = _RECORD.size, _RECORD.unpack_from
+        return [
+            None if payload is None else (unpack(payload)[1], payload[head_bytes:])
+            for payload in payloads
+        ]
+
     def encode_record(self, row: int, ordinal: int, key: int, record_id: str) -> bytes:
         """Give the stored form of a record."""
         return seal(_RECORD.pack(_RECORD_FORMAT, ordinal, key) + record_id.encode(), row)
@@ -427,6 +439,12 @@ class Store:
         """Give the keys of the current vectors that no graph can hold, ascending."""
         with txn.cursor(db=self.exact) as cursor:
             return [_U64.unpack(key)[0] for key in cursor.iternext(values=False)]
+
+    def vector_keys(self, txn: Transaction) -> npt.NDArray[np.uint64]:
+        """Give the keys of all current vectors, ascending. Reads every page of them."""
+        with txn.cursor(db=self.vectors) as cursor:
+            packed = b"".join(cursor.iternext(values=False))
+        return np.frombuffer(packed, ">u8").astype(np.uint64)
 
     def vector_count_from(self, txn: Transaction, first_key: int, bound: int) -> int:
         """Count the vectors with ``key >= first_key``, up to a bound."""

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Stored", "stored_vectors"]
+__all__ = ["Stored", "places_in", "stored_vectors"]
 
 _MATRIX: Final = struct.Struct("<II")
 _HEAD_BYTES: Final = 64
@@ -46,15 +46,22 @@ class Stored(NamedTuple):
 
     def places_of(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
         """Give where each key is, if it is there; any place if not."""
-        first, end = int(self.keys[0]), len(self.keys)
-        if int(self.keys[-1]) - first + 1 == end:
-            # Without gaps, as long as nothing was replaced or deleted: no search, but a difference.
-            places = (keys - np.uint64(first)).astype(np.intp)
-            places[(keys < first) | (keys > self.keys[-1])] = 0
-            return places
-        places = np.searchsorted(self.keys, keys)
-        places[places == end] = 0
+        return places_in(self.keys, keys)
+
+
+def places_in(
+    ascending: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.intp]:
+    """Give where each key is among ascending ones, at least one; any place if it is not there."""
+    first, end = int(ascending[0]), len(ascending)
+    if int(ascending[-1]) - first + 1 == end:
+        # Without gaps, as long as nothing was replaced or deleted: no search, but a difference.
+        places = (keys - np.uint64(first)).astype(np.intp)
+        places[(keys < np.uint64(first)) | (keys > ascending[-1])] = 0
         return places
+    places = np.searchsorted(ascending, keys)
+    places[places == end] = 0
+    return places
 
 
 def stored_vectors(

@@ -53,8 +53,8 @@ _T = TypeVar("_T")
 
 _logger: Final = structlog.get_logger(__name__)
 
-_FILES_A_SHARD: Final = 5
-"""LMDB's three, and two graphs while one takes the other's place."""
+_FILES_A_SHARD: Final = 7
+"""LMDB's three, and two graphs with their vectors while one takes the other's place."""
 
 _SLOW_FROM: Final = 0.5
 _SLOWEST_S: Final = 0.5

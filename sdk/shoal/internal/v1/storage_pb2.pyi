@@ -288,8 +288,10 @@ class CheckpointHeader(_message.Message):
     METRIC_FIELD_NUMBER: _builtins.int
     MAX_NEIGHBORS_FIELD_NUMBER: _builtins.int
     LAST_KEY_FIELD_NUMBER: _builtins.int
+    KEYS_CHECKSUM_FIELD_NUMBER: _builtins.int
+    VECTOR_FILE_FIELD_NUMBER: _builtins.int
     format: _builtins.int
-    """Version of the checkpoint's format: 1."""
+    """Version of the checkpoint's format: 2."""
     shard_id: _builtins.str
     """The shard."""
     sequence: _builtins.int
@@ -310,6 +312,12 @@ class CheckpointHeader(_message.Message):
     """Links of a vector."""
     last_key: _builtins.int
     """The highest key that the graph took in."""
+    keys_checksum: _builtins.int
+    """XXH3-64 of what follows the graph from the next multiple of eight bytes on:
+    the keys of its vectors, uint64, in the order of adding.
+    """
+    vector_file: _builtins.int
+    """The sequence in the name of the file that holds its vectors exactly."""
     def __init__(
         self,
         *,
@@ -324,11 +332,45 @@ class CheckpointHeader(_message.Message):
         metric: _builtins.str = ...,
         max_neighbors: _builtins.int = ...,
         last_key: _builtins.int = ...,
+        keys_checksum: _builtins.int = ...,
+        vector_file: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "format", b"format", "graph_bytes", b"graph_bytes", "graph_checksum", b"graph_checksum", "last_key", b"last_key", "max_neighbors", b"max_neighbors", "metric", b"metric", "quantization", b"quantization", "sequence", b"sequence", "shard_id", b"shard_id", "vector_count", b"vector_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "format", b"format", "graph_bytes", b"graph_bytes", "graph_checksum", b"graph_checksum", "keys_checksum", b"keys_checksum", "last_key", b"last_key", "max_neighbors", b"max_neighbors", "metric", b"metric", "quantization", b"quantization", "sequence", b"sequence", "shard_id", b"shard_id", "vector_count", b"vector_count", "vector_file", b"vector_file"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckpointHeader: _TypeAlias = CheckpointHeader  # noqa: Y015
+
+@_typing.final
+class VectorFileHeader(_message.Message):
+    """The header of a file of exact vectors, in front of them. A file grows with the
+    graphs that extend the one it was begun for.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    SHARD_ID_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    """Version of the file's format: 1."""
+    shard_id: _builtins.str
+    """The shard."""
+    dimension: _builtins.int
+    """Numbers in each vector."""
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        shard_id: _builtins.str = ...,
+        dimension: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "format", b"format", "shard_id", b"shard_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VectorFileHeader: _TypeAlias = VectorFileHeader  # noqa: Y015
