@@ -21,9 +21,8 @@ def stored_of(tmp_path: Path, fit: Fit, vectors: Vectors) -> Stored:
     keys = np.arange(len(vectors), dtype=np.uint64) * 3 + 2
     holds = fit.holds(vectors)
     writer.add(keys[holds], vectors[holds])
-    head, graph = writer.checkpoint(1, int(keys[-1]))
     path = tmp_path / "graph"
-    path.write_bytes(head + graph)
+    path.write_bytes(b"".join(writer.checkpoint(1, int(keys[-1]), 1)))
     stored = Graph.open(path, fit, "shard", vectors.shape[1], 16).stored
     assert stored is not None
     assert stored.keys.tolist() == keys[holds].tolist()

@@ -21,11 +21,12 @@ from shoal_worker.checkpoint_files import vector_files_in
 from shoal_worker.graph_vectors import Deaths
 from shoal_worker.store import Store
 from shoal_worker.vector_file import (
+    HEAD_BYTES,
     DamagedVectorsError,
     VectorFile,
     VectorFileWriter,
     encode_heads,
-    ids_and_ordinals,
+    id_and_ordinal,
 )
 from shoal_worker.worker import Worker
 from tests.worker.single import SingleShard, answer_of, started
@@ -60,8 +61,8 @@ def test_vectors_rows_and_ids_come_back(tmp_path: Path) -> None:
 
     assert found.vectors.tobytes() == vectors[places].tobytes()
     assert found.rows.tolist() == [104, 120, 101]
-    heads = np.ascontiguousarray(found.heads).tobytes()
-    assert ids_and_ordinals(heads, [0, 2]) == (["id-4", "id-1"], [40, 10])
+    heads = found.heads.tobytes()
+    assert [id_and_ordinal(heads, at) for at in (0, 2 * HEAD_BYTES)] == [("id-4", 40), ("id-1", 10)]
 
 
 def test_a_file_grows_under_its_readers_and_loses_what_was_not_finished(tmp_path: Path) -> None:
@@ -83,7 +84,8 @@ def test_an_id_that_is_too_long_for_a_head_is_left_to_the_records() -> None:
     longest, longer = "ä" * 21 + "x", "ä" * 22
     heads = encode_heads([1, 2], [1, 2], [(1, longest.encode()), (2, longer.encode())])
 
-    assert ids_and_ordinals(heads.tobytes(), [0, 1]) == ([longest, ""], [1, 2])
+    told = [id_and_ordinal(heads.tobytes(), at) for at in (0, HEAD_BYTES)]
+    assert told == [(longest, 1), ("", 2)]
 
 
 @given(st.data())

@@ -14,7 +14,7 @@ from shoal.errors import OverloadedError
 from shoal_worker.environment import Database, Transaction
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.store import Record, Store
-from shoal_worker.vector_file import ids_and_ordinals
+from shoal_worker.vector_file import HEAD_BYTES, id_and_ordinal
 
 __all__ = ["Column", "ColumnReader", "Columns", "KnownHeads"]
 
@@ -78,15 +78,15 @@ class KnownHeads:
     def __init__(self) -> None:
         self._rows: list[npt.NDArray[np.uint32]] = []
         self._heads: list[npt.NDArray[np.uint64]] = []
-        # Made of both when they are first asked for, after the last was noted.
+        # Made of both when they are first asked for, after the last was noted: where each row's
+        # head is among the encoded ones.
         self._encoded = b""
-        self._places: dict[int, int] = {}
+        self._places: dict[int, int] | None = None
 
     def note(self, rows: npt.NDArray[np.uint32], heads: npt.NDArray[np.uint64]) -> None:
         """Take note of heads (`vector_file`), a line for each row."""
-        if len(rows):
-            self._rows.append(rows)
-            self._heads.append(heads)
+        self._rows.append(rows)
+        self._heads.append(heads)
 
     def of(
         self, txn: Transaction, store: Store, rows: Sequence[int]
@@ -96,22 +96,20 @@ class KnownHeads:
         Raises:
             DamagedValueError: If one has no record.
         """
-        if not self._rows:
-            return store.records_of(txn, rows)[:2]
-        if not self._encoded:
+        if self._places is None:
             self._encoded = b"".join([heads.tobytes() for heads in self._heads])
             noted = [row for rows in self._rows for row in rows.tolist()]
-            self._places = dict(zip(noted, range(len(noted)), strict=True))
-        get = self._places.get
-        # The place 0 stands for what is not known: read below.
-        places = [get(row) for row in rows]
-        ids, ordinals = ids_and_ordinals(self._encoded, [place or 0 for place in places])
-        unknown = [
-            i
-            for i, (place, name) in enumerate(zip(places, ids, strict=True))
-            if place is None or not name
-        ]
-        if unknown:
+            self._places = dict(zip(noted, range(0, len(self._encoded), HEAD_BYTES), strict=True))
+        place_of, encoded = self._places.get, self._encoded
+        ids: list[str] = []
+        ordinals: list[int] = []
+        for row in rows:
+            place = place_of(row)
+            name, ordinal = ("", 0) if place is None else id_and_ordinal(encoded, place)
+            ids.append(name)
+            ordinals.append(ordinal)
+        if "" in ids:
+            unknown = [i for i, name in enumerate(ids) if not name]
             read = store.records_of(txn, [rows[i] for i in unknown])
             for i, name, ordinal in zip(unknown, read[0], read[1], strict=True):
                 ids[i], ordinals[i] = name, ordinal

@@ -137,7 +137,7 @@ class GraphVectors:
         if not self._is_sound:
             return None
         if self._first is not None:
-            places = (keys - self._first).astype(np.intp)
+            places = (keys - self._first).view(np.intp)
         else:
             places = places_in(self._keys, keys)
         alive = self.deaths.alive(places, sequence)

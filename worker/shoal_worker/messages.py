@@ -12,8 +12,7 @@ import numpy.typing as npt
 from shoal.errors import InvalidArgumentError, ShoalError
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.v1.filter_pb2 import Where, WhereDocument
-from shoal.v1.record_service_pb2 import ShardPlan
-from shoal.v1.value_pb2 import IdList, Include, StringColumn, VectorBlock
+from shoal.v1.value_pb2 import IdList, Include, StringColumn
 from shoal.wire.vectors import decode_vectors
 from shoal_worker.columns import Column, Columns, packed_ordinals
 from shoal_worker.matching import Selection
@@ -43,6 +42,7 @@ _COLUMNS: Final = {
 }
 
 _BATCH_ID_BYTES: Final = 16
+_EVERYTHING: Final = Selection()
 
 
 # Decoding.
@@ -154,6 +154,8 @@ def decode_selection(
     """Decode which records a request means."""
     ids: IdList | None = request.ids if request.HasField("ids") else None
     where, where_document = decode_filters(request)
+    if ids is None and where is None and where_document is None and not id_prefix:
+        return _EVERYTHING
     return Selection(
         list(ids.values) if ids is not None else None, where, where_document, id_prefix
     )
@@ -161,7 +163,7 @@ def decode_selection(
 
 def decode_include(include: Sequence[Include.ValueType]) -> frozenset[Column]:
     """Decode what an answer is to carry."""
-    return frozenset(_COLUMNS[i] for i in include if i in _COLUMNS)
+    return frozenset([_COLUMNS[i] for i in include if i in _COLUMNS])
 
 
 # Encoding.
@@ -174,34 +176,38 @@ def encode_error(error: ShoalError) -> pb.ShardError:
     )
 
 
-def encode_matches(matches: Matches, dimension: int, plan: ShardPlan) -> pb.ShardMatches:
-    """Encode what a search found."""
+def encode_matches(matches: Matches, dimension: int, answer: pb.ShardMatches) -> None:
+    """Encode what a search found into an empty message."""
     distances: npt.NDArray[np.float64] = matches.distances
-    return pb.ShardMatches(
-        match_counts=matches.counts,
-        records=encode_columns(matches.columns, dimension),
-        distances=distances.astype("<f8", copy=False).tobytes(),
-        ordinals=packed_ordinals(matches.columns.ordinals),
-        plan=plan,
-    )
+    answer.match_counts.extend(matches.counts)
+    answer.distances = distances.astype("<f8", copy=False).tobytes()
+    answer.ordinals = packed_ordinals(matches.columns.ordinals)
+    _fill_columns(answer.records, matches.columns, dimension)
 
 
 def encode_columns(columns: Columns, dimension: int) -> pb.RecordColumns:
     """Encode records, column by column."""
-    encoded = pb.RecordColumns(ids=columns.ids)
-    if columns.vectors is not None:
-        encoded.vectors.CopyFrom(VectorBlock(dimension=dimension, values=b"".join(columns.vectors)))
-    if columns.metadatas is not None:
-        encoded.metadatas.extend(columns.metadatas)
-    if columns.documents is not None:
-        encoded.documents.CopyFrom(_encode_strings(columns.documents))
-    if columns.uris is not None:
-        encoded.uris.CopyFrom(_encode_strings(columns.uris))
+    encoded = pb.RecordColumns()
+    _fill_columns(encoded, columns, dimension)
     return encoded
 
 
-def _encode_strings(values: Sequence[str | None]) -> StringColumn:
-    return StringColumn(
-        values=[value or "" for value in values],
-        absent=[i for i, value in enumerate(values) if value is None],
-    )
+def _fill_columns(encoded: pb.RecordColumns, columns: Columns, dimension: int) -> None:
+    encoded.SetInParent()
+    encoded.ids.extend(columns.ids)
+    if columns.vectors is not None:
+        encoded.vectors.dimension = dimension
+        encoded.vectors.values = b"".join(columns.vectors)
+    if columns.metadatas is not None:
+        encoded.metadatas.extend(columns.metadatas)
+    if columns.documents is not None:
+        _fill_strings(encoded.documents, columns.documents)
+    if columns.uris is not None:
+        _fill_strings(encoded.uris, columns.uris)
+
+
+def _fill_strings(encoded: StringColumn, values: Sequence[str | None]) -> None:
+    encoded.SetInParent()
+    encoded.values.extend([value or "" for value in values])
+    if None in values:
+        encoded.absent.extend([i for i, value in enumerate(values) if value is None])

@@ -57,6 +57,9 @@ query are walked to for nothing; the walks together then cost less than half of 
 _GATHER_PAIRS: Final = 4096
 """Query-vector pairs that are ranked at once: 12 MB in double precision at 384 dimensions."""
 
+_REMEMBERED_PLANS: Final = 1024
+"""Estimates that are kept: one search is planned as the one before it."""
+
 _AHEAD_QUERIES: Final = 16
 """Queries of a batch that the graph is walked for while the ones before them are ranked. With two
 threads and cores, and 40 us of spinning in place of the ranking, a query of a batch of 64 took 418
@@ -72,8 +75,7 @@ class Method(Enum):
     GRAPH = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+class Search(NamedTuple):
     """What is sought.
 
     Attributes:
@@ -179,6 +181,18 @@ def _read(
     return Matches([len(c.rows) for c in found], reader.columns, distances)
 
 
+@functools.lru_cache(_REMEMBERED_PLANS)
+def _scan_us(matching_count: int, stored_count: int, dimension: int, query_count: int) -> float:
+    """Estimate an exact scan in the cheaper of its ways; no vectors are stored: 0."""
+    read = scan_us(matching_count, dimension, query_count)
+    if not stored_count:
+        return read
+    return min(read, coarse_us(matching_count, stored_count, dimension, query_count))
+
+
+_walk_us = functools.lru_cache(_REMEMBERED_PLANS)(walk_us)
+
+
 class _Current(NamedTuple):
     """Candidates that count.
 
@@ -228,8 +242,27 @@ class _Searcher:
         if self._prefers_scan(graph, first_count):
             return Method.EXACT, self._scan(np.arange(len(self._queries.single)))
         beside = self._fresh() if self._state.fresh.live_count else None
+        if self._rows is None and len(self._queries.single) == 1:
+            only = self._walk_once(graph, first_count, beside)
+            if only is not None:
+                return Method.GRAPH, [only]
         found = self._walk(graph, first_count, beside)
         return Method.GRAPH, found
+
+    def _walk_once(
+        self, graph: Graph, count: int, beside: list[Candidates] | None
+    ) -> Candidates | None:
+        """Walk for one query without a filter: most searches, in the fewest steps.
+
+        Returns:
+            None if too little was found.
+        """
+        self._sought.check()
+        keys, counts = graph.search(self._sought.queries, count, 1)
+        candidates = self._rank_one(0, keys[0, : int(counts[0])])
+        if len(candidates.rows) < self._limit:
+            return None
+        return candidates if beside is None else candidates.merged(beside[0], self._limit)
 
     @property
     def _kept(self) -> int:
@@ -259,16 +292,12 @@ class _Searcher:
 
     def _scan_us(self, query_count: int | None = None) -> float:
         count = len(self._queries.single) if query_count is None else query_count
-        dimension = self._state.meta.dimension
-        read = scan_us(self._matching_count, dimension, count)
         graph = self._state.graph
-        if graph is None or not graph.has_stored:
-            return read
-        coarse = coarse_us(self._matching_count, graph.vector_count, dimension, count)
-        return min(read, coarse)
+        stored_count = 0 if graph is None or not graph.has_stored else graph.vector_count
+        return _scan_us(self._matching_count, stored_count, self._state.meta.dimension, count)
 
     def _walk_us(self, graph: Graph, count: int, query_count: int) -> float:
-        return walk_us(count, self._share(graph), self._state.meta.dimension, query_count)
+        return _walk_us(count, self._share(graph), self._state.meta.dimension, query_count)
 
     def _prefers_scan(self, graph: Graph, count: int) -> bool:
         return self._scan_us() < self._walk_us(graph, count, len(self._queries.single))

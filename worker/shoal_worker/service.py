@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -13,7 +14,7 @@ import numpy as np
 from shoal.errors import InvalidArgumentError, ShoalError
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.server.rpc import CallContext
-from shoal.v1.record_service_pb2 import SearchMethod, ShardPlan
+from shoal.v1.record_service_pb2 import SearchMethod
 from shoal.wire.vectors import decode_vectors
 from shoal_worker import metrics
 from shoal_worker.columns import packed_ordinals
@@ -67,6 +68,10 @@ class ShardDataService:
         self._worker = worker
         self._scans = Scans()
 
+    @functools.cached_property
+    def _worker_id(self) -> str:
+        return str(self._worker.worker_id)
+
     async def write_shard(
         self, request: pb.WriteShardRequest, context: CallContext
     ) -> pb.WriteShardResponse:
@@ -84,7 +89,11 @@ class ShardDataService:
         include = decode_include(request.include)
         selection = decode_selection(request)
 
-        def run(shard: Shard) -> pb.ShardMatches:
+        response = pb.SearchShardsResponse()
+        # Filled where they lie: what is put into a message afterwards is copied.
+        answers = [response.shards.add() for _ in request.shards]
+
+        def run(shard: Shard, answer: pb.ShardMatches) -> None:
             begin = time.perf_counter()
             sought = Search(
                 queries,
@@ -101,20 +110,19 @@ class ShardDataService:
                 state = pinned.state
             seconds = time.perf_counter() - begin
             _SECONDS[matches.method].observe(seconds)
-            plan = ShardPlan(
-                shard_id=shard.shard_id,
-                worker_id=str(self._worker.worker_id),
-                method=_METHODS[matches.method],
-                record_count=state.meta.record_count,
-                matching_count=matches.matching_count,
-                fresh_count=state.fresh.live_count,
-                candidate_count=matches.candidate_count,
-                examined_count=matches.examined_count,
-                filter_seconds=matches.filter_seconds,
-                seconds=seconds,
-                sequence=state.meta.sequence,
-            )
-            return encode_matches(matches, queries.shape[1], plan)
+            encode_matches(matches, queries.shape[1], answer)
+            plan = answer.plan
+            plan.shard_id = shard.shard_id
+            plan.worker_id = self._worker_id
+            plan.method = _METHODS[matches.method]
+            plan.record_count = state.meta.record_count
+            plan.matching_count = matches.matching_count
+            plan.fresh_count = state.fresh.live_count
+            plan.candidate_count = matches.candidate_count
+            plan.examined_count = matches.examined_count
+            plan.filter_seconds = matches.filter_seconds
+            plan.seconds = seconds
+            plan.sequence = state.meta.sequence
 
         def is_cheap(shard: Shard) -> bool:
             if not selection.is_everything:
@@ -127,10 +135,21 @@ class ShardDataService:
             each = scan + (walk if state.graph is not None else 0.0) + 5.0 * request.limit
             return bool(each * len(queries) < _INLINE_SEARCH_US)
 
-        shards = await self._read_all(
-            request.shards, run, is_cheap, lambda error: pb.ShardMatches(error=error)
-        )
-        return pb.SearchShardsResponse(shards=shards, clock=self._worker.clock.now())
+        async def one(reference: pb.ShardReference, answer: pb.ShardMatches) -> None:
+            try:
+                await self._worker.read(reference, lambda shard: run(shard, answer), is_cheap)
+            except InvalidArgumentError:
+                # The request's fault, whichever shard noticed.
+                raise
+            except ShoalError as error:
+                answer.error.CopyFrom(encode_error(error))
+
+        if len(answers) == 1:
+            await one(request.shards[0], answers[0])
+        else:
+            await asyncio.gather(*map(one, request.shards, answers))
+        response.clock = self._worker.clock.now()
+        return response
 
     async def get_from_shards(
         self, request: pb.GetFromShardsRequest, context: CallContext

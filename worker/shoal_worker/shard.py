@@ -56,8 +56,8 @@ from shoal_worker.environment import (
 )
 from shoal_worker.fresh import FRESH_OVERHEAD_BYTES
 from shoal_worker.graph import DamagedCheckpointError, Graph
-from shoal_worker.holds import EndedBatches, Hold, lost_hold
 from shoal_worker.graph_vectors import Deaths, GraphVectors
+from shoal_worker.holds import EndedBatches, Hold, lost_hold
 from shoal_worker.identity import Configuration, configuration_of
 from shoal_worker.loading import data_loss, load
 from shoal_worker.log import Log

@@ -37,13 +37,14 @@ from google.protobuf.message import DecodeError
 from shoal.internal.v1.storage_pb2 import VectorFileHeader
 
 __all__ = [
+    "HEAD_BYTES",
     "HEAD_WORDS",
     "DamagedVectorsError",
     "Gathered",
     "VectorFile",
     "VectorFileWriter",
     "encode_heads",
-    "ids_and_ordinals",
+    "id_and_ordinal",
 ]
 
 VECTOR_FILE_FORMAT: Final = 1
@@ -56,15 +57,17 @@ _HEADER_BYTES: Final = 4096
 HEAD_WORDS: Final = 8
 """Words of a head without the last one, which the writer adds."""
 
+HEAD_BYTES: Final = 8 * HEAD_WORDS
+
 _ID_BYTES: Final = 8 * (HEAD_WORDS - 2) - 5
 """The longest ID that a head holds: 43 bytes, a UUID and some. Longer ones are read from the
 records."""
 
 _HEAD: Final = struct.Struct(f"<QQIB{_ID_BYTES}s")
-_ORDINAL_AND_ID: Final = struct.Struct("<8xQ4xB")
 _NO_ID: Final = (0, b"")
 
 _WORD: Final = np.dtype("<u8")
+_WORD_MASK: Final = 2**64 - 1
 
 
 class DamagedVectorsError(Exception):
@@ -85,7 +88,7 @@ class Gathered(NamedTuple):
     Attributes:
         vectors: Shape ``(n, d)``.
         rows: Shape ``(n,)``.
-        heads: Shape ``(n, HEAD_WORDS)``; see `ids_and_ordinals`.
+        heads: Shape ``(n, HEAD_WORDS)``; see `id_and_ordinal`.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -112,23 +115,15 @@ def encode_heads(
     return np.frombuffer(encoded, _WORD).reshape(len(keys), HEAD_WORDS)
 
 
-def ids_and_ordinals(heads: bytes, places: Sequence[int]) -> tuple[list[str], list[int]]:
-    """Give IDs and ordinals; the ID is empty where the head does not hold it.
+def id_and_ordinal(heads: bytes, at: int) -> tuple[str, int]:
+    """Give the ID and ordinal of a head; the ID is empty if the head does not hold it.
 
     Args:
-        heads: Heads, one after the other.
-        places: Which of them.
+        heads: Heads, one after the other, each of `HEAD_BYTES`.
+        at: Where it begins.
     """
-    size, head_bytes, unpack = _HEAD.size, _HEAD.size - _ID_BYTES, _ORDINAL_AND_ID.unpack_from
-    ids: list[str] = []
-    ordinals: list[int] = []
-    for place in places:
-        at = size * place
-        ordinal, length = unpack(heads, at)
-        at += head_bytes
-        ids.append(heads[at : at + length].decode())
-        ordinals.append(ordinal)
-    return ids, ordinals
+    _, ordinal, _, length, name = _HEAD.unpack_from(heads, at)
+    return name[:length].decode(), ordinal
 
 
 def _vector_words(dimension: int) -> int:
@@ -139,9 +134,9 @@ def _slot_words(dimension: int) -> int:
     return _vector_words(dimension) + HEAD_WORDS + 1
 
 
-def _total(shard_id: str) -> np.uint64:
+def _total(shard_id: str) -> int:
     """What the words of every slot of a shard sum up to."""
-    return np.uint64(xxhash.xxh3_64_intdigest(shard_id.encode()) | 1)
+    return int(xxhash.xxh3_64_intdigest(shard_id.encode())) | 1
 
 
 def _header(shard_id: str, dimension: int) -> bytes:
@@ -224,7 +219,11 @@ class VectorFile:
         """
         slots = self._words.take(places, axis=0)
         at = self._key_at
-        if (np.add.reduce(slots, axis=1) != self._total).any() or (slots[:, at] != keys).any():
+        # All at once: what is wrong in one slot is not made up for by another.
+        total = int(np.add.reduce(slots, axis=None))
+        if total != self._total * len(slots) & _WORD_MASK or (
+            slots[:, at].tobytes() != keys.tobytes()
+        ):
             raise DamagedVectorsError("damaged", "a vector is not what was written")
         return Gathered(
             slots.view("<f4")[:, : self._dimension],
@@ -273,7 +272,7 @@ class VectorFileWriter:
         slots = np.zeros((len(heads), _slot_words(self._dimension)), _WORD)
         slots.view("<f4")[:, : self._dimension] = vectors
         slots[:, at : at + HEAD_WORDS] = heads
-        slots[:, -1] = _total(self._shard_id) - np.add.reduce(slots, axis=1)
+        slots[:, -1] = np.uint64(_total(self._shard_id)) - np.add.reduce(slots, axis=1)
         self._write(slots.data.cast("B"))
 
     def _write(self, content: memoryview) -> None:
