@@ -88,6 +88,8 @@ class Hold:
     def __init__(self, cut_id: str) -> None:
         self.cut_id = cut_id
         self.held: Future[list[Batch]] = Future()
+        # Who waits for it may leave, but must not take it from the draining thread.
+        self.held.set_running_or_notify_cancel()
         self._admitted: frozenset[bytes] = frozenset()
         self._missing: set[bytes] | None = None
         self._cut: Callable[[], None] | None = None

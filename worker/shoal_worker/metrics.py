@@ -67,3 +67,16 @@ FULLEST_BACKLOG: Final = gauge(
     " yet. At 1 writes to that shard are refused.",
 )
 SHARD_RECORDS: Final = gauge("shoal_shard_records", "Records of open shards.")
+COPIED_BYTES: Final = counter(
+    "shoal_copied_shard_bytes", "Bytes of local copies of shards, written for snapshots."
+)
+STORED_BYTES: Final = counter(
+    "shoal_stored_copy_bytes", "Bytes of copies of shards put into the snapshot store."
+)
+REUSED_COPIES: Final = counter(
+    "shoal_reused_copies",
+    "Copies of shards that the snapshot store had already, because nothing was written since.",
+)
+FILLED_RECORDS: Final = counter(
+    "shoal_filled_records", "Records taken into new shards from copies in the snapshot store."
+)

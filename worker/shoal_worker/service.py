@@ -31,6 +31,12 @@ from shoal_worker.messages import (
 from shoal_worker.reading import PageRequest, count, page
 from shoal_worker.search import Method, Search, search
 from shoal_worker.shard import Shard
+from shoal_worker.snapshot_messages import (
+    decode_hold,
+    encode_cut,
+    encode_held,
+    waiting_time,
+)
 from shoal_worker.sparse_ranking import measure_sparse, rank_sparse
 from shoal_worker.text_messages import decode_dimensions, decode_weights, encode_ranked
 from shoal_worker.text_ranking import Scans, rank
@@ -357,6 +363,45 @@ class ShardControlService:
         self._worker.check_addressed(request.cluster_id, request.worker_id)
         await self._worker.off_loop(lambda: self._worker.held.delete(request.deletion))
         return pb.DeleteShardResponse()
+
+    async def hold_shards(
+        self, request: pb.HoldShardsRequest, context: CallContext
+    ) -> pb.HoldShardsResponse:
+        """Hold commits of shards, so that they can be cut at one point in time."""
+        self._worker.check_addressed(request.cluster_id, request.worker_id)
+        ended = await self._worker.cutting.hold(
+            request.cut_id, request.shards, decode_hold(request)
+        )
+        return pb.HoldShardsResponse(shards=[encode_held(batches) for batches in ended])
+
+    async def cut_shards(
+        self, request: pb.CutShardsRequest, context: CallContext
+    ) -> pb.CutShardsResponse:
+        """Cut shards that are held."""
+        self._worker.check_addressed(request.cluster_id, request.worker_id)
+        admitted = {cut.shard_id: list(cut.admitted_batch_ids) for cut in request.shards}
+        cuts = await self._worker.cutting.cut(request.cut_id, admitted)
+        return pb.CutShardsResponse(shards=[encode_cut(cut) for cut in cuts])
+
+    async def release_cut(
+        self, request: pb.ReleaseCutRequest, context: CallContext
+    ) -> pb.ReleaseCutResponse:
+        """Give up a cut, and remove its copies."""
+        self._worker.check_addressed(request.cluster_id, request.worker_id)
+        await self._worker.cutting.release(request.cut_id)
+        return pb.ReleaseCutResponse()
+
+    async def store_cut(
+        self, request: pb.StoreCutRequest, context: CallContext
+    ) -> pb.StoreCutResponse:
+        """Put the copies of a cut into the snapshot store."""
+        self._worker.check_addressed(request.cluster_id, request.worker_id)
+        storing = await self._worker.cutting.store(
+            request.cut_id, request.store, request.known, waiting_time(context)
+        )
+        return pb.StoreCutResponse(
+            done=storing.is_done, shards=storing.shards(), stored_bytes=storing.stored_bytes
+        )
 
     async def describe_worker(
         self, request: pb.DescribeWorkerRequest, context: CallContext

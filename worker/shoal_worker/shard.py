@@ -485,6 +485,7 @@ class Shard:
             FailedPreconditionError: If it is not held any more.
         """
         future: Future[Cut] = Future()
+        future.set_running_or_notify_cancel()
 
         def take() -> None:
             try:

@@ -35,6 +35,7 @@ from shoal.server import open_files
 from shoal.server.clock import HybridClock
 from shoal_worker.building import Building
 from shoal_worker.compacting import Compacting
+from shoal_worker.cutting import Cutting
 from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.holding import HeldShards, Holding
 from shoal_worker.indexing import Indexing
@@ -93,6 +94,7 @@ class Worker:
         self._committers = ThreadPoolExecutor(self.settings.commit_threads, "shoal-commit")
         self._building = Building()
         self.indexing = Indexing()
+        self.cutting = Cutting(self, data_dir / "cuts")
         self.compacting = Compacting(self._building, self.settings.erase_after_s, lambda: self.held)
         self.data_service = ShardDataService(self)
         self.control_service = ShardControlService(self)
@@ -121,6 +123,7 @@ class Worker:
             directory.close()
             raise
         self._directory = directory
+        self.cutting.start(had_shards=bool(self._held.all()))
         self._building.start()
         self.indexing.start()
         self.compacting.start()
@@ -189,6 +192,7 @@ class Worker:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
+        self.cutting.close()
         self.compacting.close()
         self._building.close()
         self.indexing.close()
