@@ -25,6 +25,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
+def temporary() -> Iterator[Path]:
+    """A directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as directory:
+        yield Path(directory)
+
+
+@contextlib.contextmanager
 def running(workers: int, directory: Path | None = None) -> Iterator[int]:
     """Run a cluster; gives its port.
 

@@ -19,6 +19,7 @@ from shoal.server.rpc import channel
 from shoal.server.settings import is_loopback
 from shoal.server.tls import ChannelTls
 from shoal.server.transport import AddressedChannel
+from shoal_gateway.costs import NEVER_SHED, cost_of
 from shoal_gateway.gateway import Gateway
 from shoal_gateway.settings import GatewaySettings
 
@@ -61,7 +62,12 @@ async def serve(settings: GatewaySettings, role: process.RoleProcess) -> AsyncIt
     role.make_public(settings.public_certificates, with_reflection=settings.reflection)
     for name, service in gateway.services.items():
         role.add_service(
-            name, service, max_request_bytes=settings.max_message_bytes, guard=gateway.guard
+            name,
+            service,
+            max_request_bytes=settings.max_message_bytes,
+            guard=gateway.guard,
+            cost=cost_of,
+            is_shed=name not in NEVER_SHED,
         )
     if settings.auth and settings.tls_cert is None and not is_loopback(settings.host):
         _log.warning(

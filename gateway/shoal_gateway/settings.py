@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from shoal.server.admission import MAX_WAIT_S
 from shoal.server.settings import RoleSettings, check_together, setting
 from shoal.server.tls import Certificates
 from shoal.wire.limits import DEFAULT_LIMITS, Limits
@@ -40,6 +41,13 @@ class GatewaySettings(RoleSettings):
         False,
         help="Let other gateways of this cluster listen on the port, too (SO_REUSEPORT): the "
         "kernel spreads connections over them. For machines with more cores than one can use.",
+    )
+    max_wait_s: float = setting(
+        MAX_WAIT_S,
+        help="How long a call may have to wait for those before it, seconds; one that would wait "
+        "longer is refused with RESOURCE_EXHAUSTED. AdminService is exempt.",
+        minimum=0.01,
+        maximum=60,
     )
     coordinator: str = setting("127.0.0.1:7710", help="host:port of the coordinator.")
     auth: bool = setting(

@@ -43,6 +43,13 @@ def to_error(
                 f"the server at {address} cannot be reached: {details}",
                 metadata={**facts, "details": details or ""},
             )
+        if code == "CANCELLED":
+            # Not by us: a client waits for its calls, or has nobody to tell of it.
+            return errors.UnavailableError(
+                f"the server at {address} broke {method} off: it is stopping, or has too much to "
+                "do to say so",
+                metadata=facts,
+            )
         if code == "UNIMPLEMENTED":
             return errors.UnimplementedError(
                 f"the server at {address} does not offer {method}; is it an older Shoal, or none?",

@@ -77,10 +77,10 @@ class Cluster:
         self, services: dict[str, object], *, max_request_bytes: int | None = None, calls: int = 9
     ) -> AddressedChannel:
         server = rpc.server()
-        limit = rpc.CallLimit(calls)
+        admission = rpc.Admission(calls)
         for name, instance in services.items():
             rpc.add_service(
-                server, name, instance, limit=limit, max_request_bytes=max_request_bytes
+                server, name, instance, admission=admission, max_request_bytes=max_request_bytes
             )
         self.port = rpc.bind(server, "127.0.0.1", 0)
         await server.start()
@@ -89,7 +89,7 @@ class Cluster:
 
     async def stub(self, answer: Answer, *, calls: int = 9) -> Any:
         if self.way == "local":
-            return rpc.LocalService(_MEMBERSHIP, Membership(answer), limit=rpc.CallLimit(calls))
+            return rpc.LocalService(_MEMBERSHIP, Membership(answer), admission=rpc.Admission(calls))
         channel = await self.channel({_MEMBERSHIP: Membership(answer)}, calls=calls)
         return membership_grpc.MembershipServiceStub(channel)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from shoal.server import process
+from shoal_gateway.costs import NEVER_SHED, cost_of
 from shoal_gateway.settings import GatewaySettings
 from shoal_local.directory import DataDirectory
 from shoal_local.plan import Plan, reachable
@@ -52,6 +53,8 @@ def run(directory: DataDirectory, plan: Plan, *, on_ready: Callable[[RunState], 
                     instance,
                     max_request_bytes=settings.limits.max_message_bytes,
                     guard=cluster.gateway.guard,
+                    cost=cost_of,
+                    is_shed=name not in NEVER_SHED,
                 )
             role.make_public(settings.public_certificates, with_reflection=settings.reflection)
             await role.listen()

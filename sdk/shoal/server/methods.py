@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import structlog
 from google.protobuf import descriptor_pool, message_factory
@@ -31,10 +31,11 @@ from shoal.errors import (
     UnimplementedError,
 )
 from shoal.server import metrics
+from shoal.server.admission import Admission, Place
 from shoal.server.calls import Call, current_request_id
 from shoal.wire.limits import DEFAULT_LIMITS
 
-__all__ = ["MAX_MESSAGE_BYTES", "BoundMethod", "CallLimit", "Guard", "find_service"]
+__all__ = ["MAX_MESSAGE_BYTES", "BoundMethod", "Cost", "Guard", "find_service"]
 
 MAX_MESSAGE_BYTES: Final = DEFAULT_LIMITS.max_message_bytes + 4 * 1024 * 1024
 """What the transport takes. Above the limit that services enforce, so that a request a little too
@@ -61,53 +62,8 @@ def find_service(full_name: str) -> ServiceDescriptor:
     return service
 
 
-class CallLimit:
-    """How many calls one server works on at a time; the next is refused, not queued.
-
-    A call holds its place in a `with` statement. Belongs to one event loop.
-
-    Args:
-        maximum: At least 1.
-    """
-
-    __slots__ = ("_count", "_maximum")
-
-    def __init__(self, maximum: int) -> None:
-        self._maximum = maximum
-        self._count = 0
-
-    def enter(self) -> None:
-        """Take a place.
-
-        Raises:
-            OverloadedError: All are taken.
-        """
-        if self._count >= self._maximum:
-            raise OverloadedError(
-                f"the server works on {self._count} calls, which is its limit: "
-                "repeat later, or raise max_concurrent_calls",
-                metadata={"limit": "max_concurrent_calls", "value": str(self._maximum)},
-                retry_after_s=0.1,
-            )
-        self._count += 1
-
-    def leave(self) -> None:
-        """Give the place back."""
-        self._count -= 1
-
-    def __enter__(self) -> None:
-        self.enter()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self._count -= 1
-
-
-_UNLIMITED: Final = contextlib.nullcontext()
+Cost: TypeAlias = Callable[[str, Message, int], float]
+"""Gives the weight of a call by the method's full name, its request, and that one's bytes."""
 
 
 class Guard(Protocol):
@@ -168,7 +124,8 @@ class BoundMethod:
     Args:
         descriptor: Of the method.
         instance: Has an async method named as the RPC in snake case.
-        limit: Shared by all services of a server; None for no limit.
+        admission: Shared by services of a server; None: every call is taken on.
+        cost: Weighs calls for it; None: all alike.
         max_request_bytes: A larger request is refused; None for no limit but the transport's.
         guard: Decides which calls are answered; None: all.
 
@@ -181,7 +138,8 @@ class BoundMethod:
         descriptor: MethodDescriptor,
         instance: object,
         *,
-        limit: CallLimit | None = None,
+        admission: Admission | None = None,
+        cost: Cost | None = None,
         max_request_bytes: int | None = None,
         guard: Guard | None = None,
     ) -> None:
@@ -197,7 +155,8 @@ class BoundMethod:
         if function is None:
             function = _unimplemented(self.full_name)
         self._function: Callable[..., Any] = function
-        self._place = _UNLIMITED if limit is None else limit
+        self._admission = admission
+        self._cost = cost
         self._max_request_bytes = max_request_bytes
         if guard is not None and self.is_stream:
             raise TypeError(f"{self.full_name} is a stream, which no guard can check")
@@ -247,7 +206,7 @@ class BoundMethod:
         Raises:
             ShoalError: Whatever went wrong.
         """
-        with self._accounted(call), self._place:
+        with self._accounted(call):
             if self._guard is not None:
                 self._guard.admit(self.full_name, call)
             if not isinstance(request, self.request_class):
@@ -255,21 +214,27 @@ class BoundMethod:
                 request = self.parse(request.SerializeToString())
             if self._guard is not None:
                 self._guard.check(self.full_name, request, call)
-            answer = await self._bounded(request, call)
+            if self._admission is None:
+                answer = await self._bounded(request, call)
+            else:
+                with self._admission.enter():
+                    answer = await self._bounded(request, call)
             if not isinstance(answer, self.response_class):
                 return self.response_class.FromString(answer.SerializeToString())
             return answer
 
     def admit(self, call: Call) -> None:
-        """Let the guard decide by what came with a call, before its request is received.
+        """Decide by what came with a call, before its request is received.
 
         Raises:
-            ShoalError: It is refused; which is counted as the answer that it is.
+            ShoalError: The guard refuses it, or the server has too much to do; which is counted as
+                the answer that it is.
         """
-        if self._guard is None:
-            return
         try:
-            self._guard.admit(self.full_name, call)
+            if self._guard is not None:
+                self._guard.admit(self.full_name, call)
+            if self._admission is not None:
+                self._admission.check()
         except Exception:
             with self._accounted(call):
                 raise
@@ -285,21 +250,31 @@ class BoundMethod:
         Raises:
             ShoalError: Whatever went wrong.
         """
-        with self._accounted(call), self._place:
-            if self._guard is None:
-                return self.serialise(await self._bounded(self.parse(request), call))
-            if not is_admitted:
-                self._guard.admit(self.full_name, call)
-            message = self.parse(request)
+        with self._accounted(call):
+            call.time_remaining()  # or it passed while the request was on its way: nobody waits
+            if self._admission is None:
+                return await self._answer_bytes(request, call, None, is_admitted)
+            with self._admission.enter(len(request)) as place:
+                return await self._answer_bytes(request, call, place, is_admitted)
+
+    async def _answer_bytes(
+        self, request: bytes, call: Call, place: Place | None, is_admitted: bool
+    ) -> bytes:
+        if self._guard is not None and not is_admitted:
+            self._guard.admit(self.full_name, call)
+        message = self.parse(request)
+        if self._guard is not None:
             self._guard.check(self.full_name, message, call)
-            return self.serialise(await self._bounded(message, call))
+        if place is not None and self._cost is not None:
+            place.weigh(self._cost(self.full_name, message, len(request)))
+        return self.serialise(await self._bounded(message, call))
 
     async def answers(
         self, requests: AsyncIterator[Message], call: Call
     ) -> AsyncGenerator[Message, None]:
         """Answer a stream of requests; of a streaming method.
 
-        A stream has no place in the call limit: it waits most of its life.
+        A stream takes no place: it waits most of its life.
         """
         with self._accounted(call):
             async with contextlib.aclosing(self._function(requests, call)) as answers:

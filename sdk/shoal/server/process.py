@@ -52,6 +52,9 @@ other end open and writes nothing: at its end, by whatever signal, the role stop
 EXIT_FAILED: Final = 1
 EXIT_WRONG_SETTINGS: Final = 2
 
+# At a time, of methods that are not shed: few, and none that works long.
+_ADMINISTRATORS_CALLS: Final = 64
+
 # After the parent's end nobody waits for a long farewell, and who starts again on the same
 # directory waits for its locks.
 _ORPHAN_GRACE_S: Final = 2.0
@@ -79,8 +82,15 @@ class RoleProcess:
         self._server = rpc.server(
             max_concurrent_calls=given.max_concurrent_calls,
             share_port=getattr(given, "share_port", False),
+            sheds_early=hasattr(given, "max_wait_s"),
         )
-        self._limit = rpc.CallLimit(given.max_concurrent_calls)
+        self._admission = rpc.Admission(
+            given.max_concurrent_calls,
+            max_bytes=given.max_pending_bytes,
+            max_wait_s=getattr(given, "max_wait_s", None),
+        )
+        self._admission.publish()
+        self._never_shed = rpc.Admission(_ADMINISTRATORS_CALLS)
         self._services: list[str] = []
         self._is_public = False
         self._has_reflection = False
@@ -106,13 +116,26 @@ class RoleProcess:
         *,
         max_request_bytes: int | None = None,
         guard: rpc.Guard | None = None,
+        cost: rpc.Cost | None = None,
+        is_shed: bool = True,
     ) -> None:
-        """Serve an object's methods; before `listen`."""
+        """Serve an object's methods; before `listen`.
+
+        Args:
+            full_name: Of the service.
+            instance: Whose methods.
+            max_request_bytes: A larger request is refused.
+            guard: Decides which calls are answered.
+            cost: Weighs calls; None: all alike.
+            is_shed: Whether calls are refused when there is too much to do: not those by which an
+                administrator finds out what is going on, and ends it.
+        """
         rpc.add_service(
             self._server,
             full_name,
             instance,
-            limit=self._limit,
+            admission=self._admission if is_shed else self._never_shed,
+            cost=cost,
             default_timeout_s=self._settings.default_timeout_s,
             max_request_bytes=max_request_bytes,
             guard=guard,

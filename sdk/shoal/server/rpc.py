@@ -26,6 +26,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from shoal.errors import DeadlineExceededError, ShoalError, UnavailableError
+from shoal.server.admission import Admission
 from shoal.server.calls import (
     REQUEST_ID_KEY,
     Call,
@@ -33,15 +34,16 @@ from shoal.server.calls import (
     context_for,
     current_request_id,
 )
-from shoal.server.methods import MAX_MESSAGE_BYTES, BoundMethod, CallLimit, Guard, find_service
+from shoal.server.methods import MAX_MESSAGE_BYTES, BoundMethod, Cost, Guard, find_service
 from shoal.server.transport import bind, channel, server
 from shoal.wire import status
 from shoal.wire.limits import DEFAULT_LIMITS
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
+    "Admission",
     "CallContext",
-    "CallLimit",
+    "Cost",
     "Guard",
     "LocalService",
     "add_service",
@@ -70,7 +72,8 @@ def add_service(
     full_name: str,
     instance: object,
     *,
-    limit: CallLimit | None = None,
+    admission: Admission | None = None,
+    cost: Cost | None = None,
     default_timeout_s: float = DEFAULT_LIMITS.default_timeout_s,
     max_request_bytes: int | None = None,
     guard: Guard | None = None,
@@ -81,7 +84,8 @@ def add_service(
         target: Not started yet.
         full_name: For example ``shoal.v1.RecordService``.
         instance: See the module.
-        limit: One for all services of a server.
+        admission: Decides how much is taken on; one for several services of a server.
+        cost: Weighs calls for it; None: all alike.
         default_timeout_s: Deadline of a unary call that sets none.
         max_request_bytes: A larger request is INVALID_ARGUMENT; None: the transport's limit alone.
         guard: Decides which calls are answered; None: all.
@@ -92,7 +96,12 @@ def add_service(
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     methods = [
         BoundMethod(
-            descriptor, instance, limit=limit, max_request_bytes=max_request_bytes, guard=guard
+            descriptor,
+            instance,
+            admission=admission,
+            cost=cost,
+            max_request_bytes=max_request_bytes,
+            guard=guard,
         )
         for descriptor in find_service(full_name).methods
     ]
@@ -312,6 +321,9 @@ def _decoded(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> Sho
     message = error.details() or code
     if trailer is None and code == "UNAVAILABLE":
         message = f"{address} cannot be reached: {message}"
+    elif trailer is None and code == "CANCELLED":
+        # By the other side, which stops or sheds: `call` never cancels.
+        code, message = "UNAVAILABLE", f"{address} broke the call off: {message}"
     elif trailer is None and code == "DEADLINE_EXCEEDED":
         message = f"no answer from {address} within {timeout_s:.3g} s"
     decoded = status.decode(code, message, cast("bytes | None", trailer))
@@ -366,7 +378,7 @@ class LocalService:
         full_name: Of the service.
         instance: As for `add_service`.
         default_timeout_s: Deadline of a unary call that sets none.
-        limit: Of calls at a time; None for no limit.
+        admission: Decides how much is taken on; None: everything.
         guard: Decides which calls are answered; None: all.
     """
 
@@ -376,13 +388,13 @@ class LocalService:
         instance: object,
         *,
         default_timeout_s: float = DEFAULT_LIMITS.default_timeout_s,
-        limit: CallLimit | None = None,
+        admission: Admission | None = None,
         guard: Guard | None = None,
     ) -> None:
         self._default_timeout_s = default_timeout_s
         self._methods = {}
         for descriptor in find_service(full_name).methods:
-            method = BoundMethod(descriptor, instance, limit=limit, guard=guard)
+            method = BoundMethod(descriptor, instance, admission=admission, guard=guard)
             self._methods[descriptor.name] = method
             setattr(
                 self,

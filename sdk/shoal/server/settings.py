@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from shoal.errors import InvalidArgumentError
+from shoal.server.admission import MAX_REQUEST_BYTES
 from shoal.server.environment import PREFIX, injected, unknown
 
 __all__ = ["ROLES", "RoleSettings", "check_together", "is_loopback", "load", "setting"]
@@ -84,6 +85,12 @@ class RoleSettings:
         help="Calls worked on at a time; the next is refused with RESOURCE_EXHAUSTED.",
         minimum=1,
         maximum=65536,
+    )
+    max_pending_bytes: int = setting(
+        MAX_REQUEST_BYTES,
+        help="Bytes of the requests worked on at a time; the next is refused with "
+        "RESOURCE_EXHAUSTED.",
+        minimum=1024 * 1024,
     )
     default_timeout_s: float = setting(
         60.0, help="Deadline of a call that sets none, seconds.", minimum=0.001, maximum=86400

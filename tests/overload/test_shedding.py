@@ -1,0 +1,207 @@
+"""A server with more to do than it can: whom it refuses, how, and what it never begins."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.message import Message
+
+from shoal import errors
+from shoal.server import rpc
+from shoal.server.admission import ALWAYS_ADMITTED
+from shoal.server.calls import Call
+from shoal.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    collection_service_pb2,
+    collection_service_pb2_grpc,
+)
+from shoal.wire import status
+
+MANY = 3 * ALWAYS_ADMITTED
+
+
+class Everybody:
+    """A guard that lets everybody in: with one, calls are looked at before they are received."""
+
+    def admit(self, method: str, call: Call) -> None:
+        pass
+
+    def check(self, method: str, request: Message, call: Call) -> None:
+        pass
+
+
+class Collections:
+    """Answers when the test lets it, and counts what it has begun."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.begun = 0
+        self.blocks_loop_s = 0.0
+
+    async def count_collections(
+        self, request: collection_service_pb2.CountCollectionsRequest, context: rpc.CallContext
+    ) -> collection_service_pb2.CountCollectionsResponse:
+        self.begun += 1
+        if self.blocks_loop_s:
+            time.sleep(self.blocks_loop_s)  # noqa: ASYNC251 - a loop that is busy
+        await self.gate.wait()
+        return collection_service_pb2.CountCollectionsResponse(count=self.begun)
+
+    def __getattr__(self, name: str) -> Any:
+        return self.count_collections
+
+
+class Admin:
+    async def get_version(
+        self, request: admin_service_pb2.GetVersionRequest, context: rpc.CallContext
+    ) -> admin_service_pb2.GetVersionResponse:
+        return admin_service_pb2.GetVersionResponse(version="1")
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get_version
+
+
+class Served:
+    """A server as a gateway has it, with a service that the test holds up."""
+
+    def __init__(self, channel: grpc.aio.Channel, collections: Collections) -> None:
+        self.collections = collections
+        self.channel = channel
+        self.calls: list[asyncio.Task[int]] = []
+        self.admin: Any = admin_service_pb2_grpc.AdminServiceStub(channel)
+        self._stub: Any = collection_service_pb2_grpc.CollectionServiceStub(channel)
+
+    async def count(self, timeout_s: float = 30, *, filler: int = 0) -> int:
+        request = collection_service_pb2.CountCollectionsRequest(tenant="x" * filler)
+        answer = await rpc.call(self._stub.CountCollections, request, timeout_s=timeout_s)
+        return int(answer.count)
+
+    async def flood(self, count: int, *, filler: int = 0) -> list[asyncio.Task[int]]:
+        """Send calls at once, and wait until each is begun or refused."""
+        begun = self.collections.begun
+        calls = [asyncio.create_task(self.count(filler=filler)) for _ in range(count)]
+        self.calls += calls
+        while sum(call.done() for call in calls) + self.collections.begun - begun < count:  # noqa: ASYNC110 - two conditions
+            await asyncio.sleep(0.01)
+        return calls
+
+
+@pytest.fixture
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    bounds = getattr(request, "param", {"max_wait_s": 0.5})
+    async with AsyncExitStack() as stack:
+        server = rpc.server(sheds_early=True)
+        collections = Collections()
+        rpc.add_service(
+            server,
+            "shoal.v1.CollectionService",
+            collections,
+            guard=Everybody(),
+            admission=rpc.Admission(10_000, **bounds),
+        )
+        rpc.add_service(
+            server, "shoal.v1.AdminService", Admin(), guard=Everybody(), admission=rpc.Admission(64)
+        )
+        port = rpc.bind(server, "127.0.0.1", 0)
+        await server.start()
+        stack.push_async_callback(server.stop, None)
+        channel = await stack.enter_async_context(rpc.channel(f"127.0.0.1:{port}"))
+        served = Served(channel, collections)
+        yield served
+        collections.gate.set()
+        await asyncio.gather(*served.calls, return_exceptions=True)
+
+
+async def _stand_still(served: Served) -> list[asyncio.Task[int]]:
+    """Let calls be answered for a while, then none, until the server has noticed."""
+    until = time.monotonic() + 0.6
+    while time.monotonic() < until:
+        await served.count()
+    served.collections.gate.clear()
+    calls = await served.flood(ALWAYS_ADMITTED)
+    while True:
+        await asyncio.sleep(0.3)
+        (call,) = await served.flood(1)
+        if call.done():
+            assert isinstance(call.exception(), errors.OverloadedError)
+            return calls
+        calls.append(call)
+
+
+async def test_a_server_that_falls_behind_refuses_at_once_and_says_when_to_come_back(
+    served: Served,
+) -> None:
+    calls = await _stand_still(served)
+    for refused in await served.flood(50):
+        error = refused.exception()
+        assert isinstance(error, errors.OverloadedError)
+        assert error.metadata["limit"] == "max_wait_s"
+        assert error.retry_after_s is not None
+        assert error.retry_after_s > 0
+    served.collections.gate.set()
+    await asyncio.gather(*calls)  # what was taken on is answered
+    await served.count()
+
+
+async def test_the_administrator_s_calls_are_not_shed(served: Served) -> None:
+    await _stand_still(served)
+    answer = await served.admin.GetVersion(admin_service_pb2.GetVersionRequest(), timeout=5)
+    assert answer.version == "1"
+
+
+@pytest.mark.parametrize("served", [{"max_bytes": 1_000_000}], indirect=True)
+async def test_the_memory_of_requests_is_bounded(served: Served) -> None:
+    served.collections.gate.clear()
+    calls = await served.flood(MANY, filler=100_000)
+    refused = [call for call in calls if call.done()]
+    # Nine of a hundred kilobytes and a little fit into a megabyte.
+    assert len(refused) == MANY - 9
+    for call in refused:
+        error = call.exception()
+        assert isinstance(error, errors.OverloadedError)
+        assert error.metadata == {"limit": "max_request_bytes", "value": "1000000"}
+    served.collections.gate.set()
+    await asyncio.gather(*(call for call in calls if call not in refused))
+
+
+async def test_a_call_whose_time_is_up_before_its_turn_is_not_begun(served: Served) -> None:
+    await served.count()
+    served.collections.blocks_loop_s = 0.5
+    begun = served.collections.begun
+    # The loop belongs to client and server alike here, so calls are sent by gRPC's own threads.
+    with grpc.insecure_channel(str(served.channel.address)) as channel:  # type: ignore[attr-defined]
+        stub: Any = collection_service_pb2_grpc.CollectionServiceStub(channel)
+        request = collection_service_pb2.CountCollectionsRequest()
+        first = stub.CountCollections.future(request, timeout=10)
+        while served.collections.begun == begun:  # noqa: ASYNC110 - a count
+            await asyncio.sleep(0.001)
+        late = [stub.CountCollections.future(request, timeout=0.1) for _ in range(20)]
+        await asyncio.to_thread(first.result)
+        codes = {(await asyncio.to_thread(call.exception)).code() for call in late}
+        assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        served.collections.blocks_loop_s = 0.0
+        await served.count()
+    # The first, the last, and perhaps one that came in time while the first was still received.
+    assert served.collections.begun - begun <= 3
+
+
+async def test_a_refusal_travels_with_its_reason_and_retry_info(served: Served) -> None:
+    await _stand_still(served)
+    method: Any = served.channel.unary_unary("/shoal.v1.CollectionService/CountCollections")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await method(b"", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    trailer = dict(caught.value.trailing_metadata() or ())[status.TRAILER]
+    assert isinstance(trailer, bytes)
+    decoded = status.decode("RESOURCE_EXHAUSTED", "", trailer)
+    assert decoded.reason == "OVERLOADED"
+    assert decoded.retry_after_s
