@@ -74,7 +74,7 @@ from shoal.results import (
     UpdateWhereResult,
     WriteResult,
 )
-from shoal.search import K, Key, Knn, Rank, Rrf, Search, Text, Val
+from shoal.search import GroupBy, K, Key, Knn, MaxK, MinK, Rank, Rrf, Search, Text, Val
 from shoal.search_result import SearchResult
 from shoal.snapshots import Backup, Snapshot
 from shoal.types import (
@@ -132,6 +132,7 @@ __all__ = [
     "EphemeralClient",
     "FailedPreconditionError",
     "GetResult",
+    "GroupBy",
     "HNSWConfiguration",
     "IdPage",
     "Include",
@@ -140,8 +141,10 @@ __all__ = [
     "K",
     "Key",
     "Knn",
+    "MaxK",
     "Metadata",
     "MetadataValue",
+    "MinK",
     "NotFoundError",
     "OverloadedError",
     "PartialWriteError",

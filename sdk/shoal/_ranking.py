@@ -23,6 +23,8 @@ _LISTS: Final = {"$sum": "sum", "$mul": "product", "$max": "maximum", "$min": "m
 _PAIRS: Final = {"$sub": "difference", "$div": "quotient"}
 _FUNCTIONS: Final = {"$abs": "absolute", "$exp": "exponential", "$log": "logarithm"}
 
+_AGGREGATES: Final = ("$min_k", "$max_k")
+
 _MAX_DEPTH: Final = 32
 """As the server's, so that a hostile nesting ends here and not in the interpreter's stack."""
 
@@ -107,10 +109,7 @@ def ranked_query(
 
     Raises:
         InvalidArgumentError: A part of it is not allowed.
-        UnimplementedError: It asks for groups.
     """
-    if search.get("group_by"):
-        raise errors.UnimplementedError(f"{field}.group_by is not supported yet")
     selected = _selected(search.get("select"), f"{field}.select")
     include = _requests.include_numbers(selected.include)
     if selected.scores:
@@ -132,7 +131,51 @@ def ranked_query(
             message.ids.values.extend(_requests.id_set(parts.ids, limits) or [])
     if search.get("rank") is not None:
         message.rank.CopyFrom(rank_message(search["rank"], vectors, limits, f"{field}.rank"))
+    if search.get("group_by"):
+        group_by = _group_by(search["group_by"], f"{field}.group_by", limits)
+        message.group_by.CopyFrom(group_by)
     return message, selected
+
+
+def _group_by(tree: Any, field: str, limits: Limits) -> ranking_pb2.GroupBy:
+    tree = tree.to_dict() if hasattr(tree, "to_dict") else tree
+    if not isinstance(tree, Mapping) or set(tree) != {"keys", "aggregate"}:
+        raise invalid(field, f"{field} must be a dict of keys and aggregate, got {tree!r}")
+    aggregate = tree["aggregate"]
+    aggregate = aggregate.to_dict() if hasattr(aggregate, "to_dict") else aggregate
+    own = f"{field}.aggregate"
+    if not isinstance(aggregate, Mapping) or len(aggregate) != 1:
+        raise invalid(own, f"{own} must be a dict with exactly one operator, got {aggregate!r}")
+    [(operator, operand)] = aggregate.items()
+    if operator not in _AGGREGATES:
+        raise invalid(own, f"{own}: unknown operator {operator!r}; {', '.join(_AGGREGATES)}")
+    own = f"{own}.{operator}"
+    if not isinstance(operand, Mapping) or set(operand) != {"keys", "k"}:
+        raise invalid(own, f"{own} must be a dict of keys and k, got {operand!r}")
+    return ranking_pb2.GroupBy(
+        keys=_keys(tree["keys"], f"{field}.keys"),
+        order=[
+            ranking_pb2.GroupOrder(
+                metadata_key="" if key == "#score" else key, descending=operator == "$max_k"
+            )
+            for key in _keys(operand["keys"], f"{own}.keys", "#score")
+        ],
+        limit=_requests.check_count(f"{own}.k", operand["k"], 1, limits.max_n_results),
+    )
+
+
+def _keys(keys: Any, field: str, *fields: str) -> list[str]:
+    """Check keys of the metadata, and fields that may stand among them."""
+    if isinstance(keys, str) or hasattr(keys, "name"):
+        keys = [keys]
+    if not isinstance(keys, list | tuple) or not keys:
+        raise invalid(field, f"{field} must be a list of at least one key, got {keys!r}")
+    names: list[Any] = [getattr(key, "name", key) for key in keys]
+    for name in names:
+        if not isinstance(name, str) or not name or (name.startswith("#") and name not in fields):
+            known = "".join(f" or {known}" for known in fields)
+            raise invalid(field, f"{field} holds {name!r}, which is no key of the metadata{known}")
+    return names
 
 
 def _set_limit(message: ranking_pb2.RankedQuery, limit: Any, field: str, limits: Limits) -> None:

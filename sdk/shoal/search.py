@@ -26,7 +26,22 @@ import numpy as np
 
 from shoal.wire.validation import invalid
 
-__all__ = ["Condition", "K", "Key", "Knn", "Rank", "Rrf", "Search", "SupportsToDict", "Text", "Val"]
+__all__ = [
+    "Aggregate",
+    "Condition",
+    "GroupBy",
+    "K",
+    "Key",
+    "Knn",
+    "MaxK",
+    "MinK",
+    "Rank",
+    "Rrf",
+    "Search",
+    "SupportsToDict",
+    "Text",
+    "Val",
+]
 
 _CANDIDATES: Final = 16
 """How many candidates a ranking considers unless it is told, as Chroma's does."""
@@ -349,12 +364,73 @@ def _sum_of(terms: Sequence[Rank]) -> Rank:
     return total
 
 
+class Aggregate:
+    """Which records of a group stay; see `MinK` and `MaxK`.
+
+    Args:
+        operator: By what name.
+        keys: What orders a group: keys of the metadata, and ``K.SCORE``.
+        k: How many stay.
+    """
+
+    def __init__(self, operator: str, keys: Keys, k: int) -> None:
+        self._tree: dict[str, Any] = {operator: {"keys": _names_of(keys), "k": k}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as a dict."""
+        return self._tree
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._tree!r})"
+
+
+class MinK(Aggregate):
+    """The records with the least values: those with the best scores, by ``K.SCORE``.
+
+    Args:
+        keys: What orders a group, one or several, the first before the next; a record that lacks a
+            key comes last.
+        k: How many stay.
+    """
+
+    def __init__(self, keys: Keys, k: int) -> None:
+        super().__init__("$min_k", keys, k)
+
+
+class MaxK(Aggregate):
+    """The records with the greatest values; otherwise as `MinK`."""
+
+    def __init__(self, keys: Keys, k: int) -> None:
+        super().__init__("$max_k", keys, k)
+
+
+class GroupBy:
+    """Of each group of the ranked records only some stay.
+
+    Args:
+        keys: Keys of the metadata whose values, all together, tell groups apart; to lack a key is a
+            value of its own.
+        aggregate: Which stay.
+    """
+
+    def __init__(self, keys: Keys, aggregate: Aggregate) -> None:
+        self._tree = {"keys": _names_of(keys), "aggregate": aggregate.to_dict()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as a dict."""
+        return self._tree
+
+    def __repr__(self) -> str:
+        return f"GroupBy({self._tree!r})"
+
+
 class Search:
     """One search. It is not changed: each method gives a new one.
 
     Args:
         where: Which records match.
         rank: How they are scored; None: not, they come in order of insertion.
+        group_by: Which of the ranked ones stay; None: all.
         limit: How many, and with a dict ``{"limit": …, "offset": …}`` from which on.
         select: What comes back beside IDs.
     """
@@ -363,6 +439,7 @@ class Search:
         self,
         where: Condition | Mapping[str, Any] | None = None,
         rank: Rank | Mapping[str, Any] | None = None,
+        group_by: GroupBy | Mapping[str, Any] | None = None,
         limit: int | Mapping[str, int] | None = None,
         select: Iterable[Key | str] = (),
     ) -> None:
@@ -371,7 +448,7 @@ class Search:
         self._tree: dict[str, Any] = {
             "filter": _dict_of(where),
             "rank": _dict_of(rank),
-            "group_by": {},
+            "group_by": _dict_of(group_by) or {},
             "limit": {"offset": 0} | dict(limit or {}),
             "select": {"keys": [_name_of(key) for key in select]},
         }
@@ -388,6 +465,10 @@ class Search:
     def rank(self, rank: Rank | Mapping[str, Any] | None) -> Search:
         """Score them so."""
         return self._with(rank=_dict_of(rank))
+
+    def group_by(self, group_by: GroupBy | Mapping[str, Any] | None) -> Search:
+        """Of each group only some."""
+        return self._with(group_by=_dict_of(group_by) or {})
 
     def limit(self, limit: int, offset: int = 0) -> Search:
         """At most so many, from an offset on."""
@@ -407,6 +488,15 @@ class Search:
 
     def __repr__(self) -> str:
         return f"Search({self._tree!r})"
+
+
+Keys: TypeAlias = Key | str | Sequence[Key | str]
+"""One key or several."""
+
+
+def _names_of(keys: Keys) -> list[Any]:
+    many: Sequence[Any] = [keys] if isinstance(keys, str | Key) else keys
+    return [_name_of(key) for key in many]
 
 
 def _name_of(key: Any) -> Any:

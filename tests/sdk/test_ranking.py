@@ -361,9 +361,6 @@ def test_a_wrong_search_is_refused(filled: Any) -> None:
 
 
 def test_what_is_not_there_yet_is_said(filled: Any) -> None:
-    groups = {"keys": ["year"], "aggregate": {"$min_k": {"keys": ["#score"], "k": 1}}}
-    with pytest.raises(shoal.UnimplementedError, match="group_by"):
-        filled.search({"rank": KNN, "group_by": groups})
     with pytest.raises(shoal.UnimplementedError, match="sparse"):
         filled.search(Search().rank(Knn([1.0, 0.0], key="sparse")))
 
