@@ -13,7 +13,12 @@ from typing import Any, Final
 import structlog
 
 from shoal.errors import OverloadedError, ShoalError, UnavailableError
-from shoal.internal.v1.catalog_pb2 import CollectionEntry, CollectionState, ShardEntry
+from shoal.internal.v1.catalog_pb2 import (
+    COLLECTION_STATE_CREATING,
+    CollectionEntry,
+    CollectionState,
+    ShardEntry,
+)
 from shoal.internal.v1.worker_service_pb2 import CreateShardRequest
 from shoal.server.rpc import call
 from shoal_coordinator.changes import Changes
@@ -75,6 +80,9 @@ class Creation:
         copy = CollectionEntry()
         copy.CopyFrom(entry)
         copy.state = state
+        if state == COLLECTION_STATE_CREATING:
+            # Older than whatever takes its place when the collection is whole.
+            copy.table_version = 0
         results = await asyncio.gather(
             *(self._make_shard(copy, shard) for shard in entry.shards), return_exceptions=True
         )

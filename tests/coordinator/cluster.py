@@ -276,6 +276,7 @@ class _Nobody:
         raise UnavailableError(f"{self._address} cannot be reached")
 
     create_shard = update_shard = delete_shard = describe_worker = _refuse
+    hold_shards = cut_shards = release_cut = store_cut = fill_shard = _refuse
 
 
 class FakeGateway:

@@ -19,7 +19,12 @@ from shoal_gateway.rights import ADMIN, READ, RULES, WRITE
 from shoal_gateway.table import RoutingTable
 from tests.gateway.cluster import Cluster
 
-PUBLIC = ("shoal.v1.RecordService", "shoal.v1.CollectionService", "shoal.v1.AdminService")
+PUBLIC = (
+    "shoal.v1.RecordService",
+    "shoal.v1.CollectionService",
+    "shoal.v1.AdminService",
+    "shoal.v1.SnapshotService",
+)
 RIGHTS = frozenset({READ, WRITE, ADMIN})
 CLUSTER: Scope = ()
 TENANT: Scope = ("acme",)
@@ -66,6 +71,17 @@ NEEDED: dict[str, tuple[tuple[set[int], ...], Scope | None]] = {
     "AdminService/SetQuota": (({ADMIN},), DATABASE),
     "AdminService/GetQuota": (({ADMIN},), BOOKS),
     "AdminService/ListQuotas": (({ADMIN},), None),
+    "SnapshotService/CreateSnapshot": (({ADMIN},), BOOKS),
+    "SnapshotService/GetSnapshot": (({READ, WRITE, ADMIN},), DATABASE),
+    "SnapshotService/ListSnapshots": (({READ, WRITE, ADMIN},), DATABASE),
+    "SnapshotService/DeleteSnapshot": (({ADMIN},), DATABASE),
+    "SnapshotService/RestoreSnapshot": (({ADMIN},), DATABASE),
+    "SnapshotService/CloneCollection": (({ADMIN},), DATABASE),
+    "SnapshotService/CreateBackup": (({ADMIN},), CLUSTER),
+    "SnapshotService/GetBackup": (({ADMIN},), CLUSTER),
+    "SnapshotService/ListBackups": (({ADMIN},), CLUSTER),
+    "SnapshotService/DeleteBackup": (({ADMIN},), CLUSTER),
+    "SnapshotService/RestoreBackup": (({ADMIN},), CLUSTER),
 }
 
 
@@ -122,6 +138,10 @@ def request_for(method: str) -> Any:
     fields = {field.name for field in request.DESCRIPTOR.fields}
     if "collection" in fields:
         request.collection.tenant, request.collection.database, request.collection.name = BOOKS
+    if "source" in fields:
+        request.source.tenant, request.source.database, request.source.name = BOOKS
+    if "snapshot" in fields:
+        request.snapshot.tenant, request.snapshot.database = DATABASE
     if "tenant" in fields:
         request.tenant = "acme"
     if "database" in fields:
