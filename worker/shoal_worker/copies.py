@@ -48,7 +48,15 @@ _MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 
 
 class DamagedCopyError(Exception):
-    """A copy is not what was written."""
+    """A copy is not what was written.
+
+    Attributes:
+        path: Of its file.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(what)
+        self.path = path
 
 
 class NewerCopyError(Exception):
@@ -108,11 +116,12 @@ class CopyReader:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file: IO[bytes] = path.open("rb")
         self._frame_count = 0
         try:
             if self._file.read(len(_MAGIC)) != _MAGIC:
-                raise DamagedCopyError("it is no copy of a shard")
+                raise self._damaged("it is no copy of a shard")
             self.header = CopyHeader()
             self._parse(self.header, self._frame())
             if self.header.format > COPY_FORMAT:
@@ -147,21 +156,24 @@ class CopyReader:
     def _frame(self) -> bytes:
         head = self._file.read(_FRAME.size)
         if len(head) < _FRAME.size:
-            raise DamagedCopyError("it ends too early")
+            raise self._damaged("it ends too early")
         size, digest = _FRAME.unpack(head)
         if size > _MAX_FRAME_BYTES:
-            raise DamagedCopyError(f"its part {self._frame_count} has {size} bytes")
+            raise self._damaged(f"its part {self._frame_count} has {size} bytes")
         payload = self._file.read(size)
         if len(payload) < size or xxhash.xxh3_64_intdigest(payload, self._frame_count) != digest:
-            raise DamagedCopyError(f"the checksum of its part {self._frame_count} does not fit")
+            raise self._damaged(f"the checksum of its part {self._frame_count} does not fit")
         self._frame_count += 1
         return payload
+
+    def _damaged(self, what: str) -> DamagedCopyError:
+        return DamagedCopyError(self.path, what)
 
     def _parse(self, message: CopyHeader | LogEntry, payload: bytes) -> None:
         try:
             message.ParseFromString(payload)
         except DecodeError as error:
-            raise DamagedCopyError(f"its part {self._frame_count} cannot be read") from error
+            raise self._damaged(f"its part {self._frame_count} cannot be read") from error
 
 
 def next_entry(

@@ -51,7 +51,7 @@ class Copy:
 
 
 class Throttle:
-    """Gives way to others: see the module.
+    """Gives way to others: see the module. Made on the thread that is to give way.
 
     Args:
         pause_share: Of the time of a step, how much is slept after it in any case.
@@ -68,7 +68,7 @@ class Throttle:
 
     def pause(self) -> None:
         """End a step."""
-        cpu = time.thread_time() - self._cpu
+        cpu = max(0.0, time.thread_time() - self._cpu)
         waited = max(0.0, time.perf_counter() - self._wall - cpu)
         self._sleep(min(_LONGEST_PAUSE_S, self._pause_share * cpu + _GIVE_WAY * waited))
         self._wall, self._cpu = time.perf_counter(), time.thread_time()

@@ -19,7 +19,7 @@ import functools
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,8 +135,9 @@ class WorkerCut:
         self.storing: Storing | None = None
         self.asked_at = time.monotonic()
 
-    def copy_all(self, throttle: Throttle) -> None:
+    def copy_all(self) -> None:
         """Write the copies, small ones first, whose readers then need not stand for long."""
+        throttle = Throttle()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for part in sorted(self.parts.values(), key=lambda p: p.cut.meta.record_count):
@@ -306,7 +307,7 @@ class Cutting:
 
     # Cutting.
 
-    async def cut(self, cut_id: str, admitted: dict[str, Sequence[bytes]]) -> list[Cut]:
+    async def cut(self, cut_id: str, admitted: Mapping[str, Sequence[bytes]]) -> list[Cut]:
         """Cut shards that are held, with the batches that must be in, and begin to copy them.
 
         Args:
@@ -354,7 +355,7 @@ class Cutting:
             attempt.timer.cancel()
         cut.in_use = attempt.in_use
         crash_point("shards_cut")
-        self._copier.submit(cut.copy_all, Throttle())
+        self._copier.submit(cut.copy_all)
         return [part.cut for part in parts.values()]
 
     # Storing.

@@ -403,6 +403,16 @@ class ShardControlService:
             done=storing.is_done, shards=storing.shards(), stored_bytes=storing.stored_bytes
         )
 
+    async def fill_shard(
+        self, request: pb.FillShardRequest, context: CallContext
+    ) -> pb.FillShardResponse:
+        """Fill an empty shard from copies in the snapshot store."""
+        self._worker.check_addressed(request.cluster_id, request.worker_id)
+        done, fill = await self._worker.filling.fill(request, waiting_time(context))
+        return pb.FillShardResponse(
+            done=done, seen_count=fill.seen_count, filled_count=fill.filled_count
+        )
+
     async def describe_worker(
         self, request: pb.DescribeWorkerRequest, context: CallContext
     ) -> pb.DescribeWorkerResponse:

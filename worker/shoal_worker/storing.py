@@ -54,7 +54,7 @@ class Storing:
         self._stored: dict[str, StoredShard] = dict(before._stored) if before else {}
         self._error: ShoalError | None = None
         self._is_over = False
-        self.stored_bytes = before.stored_bytes if before else 0
+        self.stored_bytes: int = before.stored_bytes if before else 0
 
     # For who asks.
 

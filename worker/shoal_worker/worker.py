@@ -37,6 +37,7 @@ from shoal_worker.building import Building
 from shoal_worker.compacting import Compacting
 from shoal_worker.cutting import Cutting
 from shoal_worker.environment import EnvironmentClosedError
+from shoal_worker.filling import Filling
 from shoal_worker.holding import HeldShards, Holding
 from shoal_worker.indexing import Indexing
 from shoal_worker.layout import DataDirectory
@@ -95,6 +96,7 @@ class Worker:
         self._building = Building()
         self.indexing = Indexing()
         self.cutting = Cutting(self, data_dir / "cuts")
+        self.filling = Filling(self, data_dir / "fills")
         self.compacting = Compacting(self._building, self.settings.erase_after_s, lambda: self.held)
         self.data_service = ShardDataService(self)
         self.control_service = ShardControlService(self)
@@ -123,6 +125,7 @@ class Worker:
             directory.close()
             raise
         self._directory = directory
+        self.filling.start()
         self.cutting.start(had_shards=bool(self._held.all()))
         self._building.start()
         self.indexing.start()
@@ -193,6 +196,7 @@ class Worker:
 
     def _close(self) -> None:
         self.cutting.close()
+        self.filling.close()
         self.compacting.close()
         self._building.close()
         self.indexing.close()

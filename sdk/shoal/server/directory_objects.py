@@ -31,7 +31,6 @@ from shoal.server.objects import (
     Progress,
     check_key,
     damaged_object,
-    file_sha256,
     missing_object,
 )
 
@@ -132,20 +131,6 @@ class DirectoryStore:
                     if progress:
                         progress(len(block))
         if digest.digest() != sha256:
-            raise damaged_object(self.url, key, "its SHA-256 is another one")
-
-    def verify(
-        self, key: str, size_bytes: int, sha256: bytes, progress: Progress | None = None
-    ) -> None:
-        """Check an object where it lies.
-
-        Raises:
-            DataLossError: If it is missing, or not of this size and SHA-256.
-        """
-        with self._failures(key):
-            self._check_size(key, size_bytes)
-            found = file_sha256(self._path(key), progress)
-        if found != sha256:
             raise damaged_object(self.url, key, "its SHA-256 is another one")
 
     def _check_size(self, key: str, size_bytes: int) -> None:
