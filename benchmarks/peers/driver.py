@@ -139,6 +139,7 @@ class Driver:
         found = [c for c in self._client.list_collections() if c.name == "bench"]
         if found and found[0].count() == len(self.base):
             self._collection = found[0]
+            self._wait_until_built()
             return {"written_s": 0.0, "built_s": 0.0}
         self._collection = self._create("bench", shards, ef_search)
         began = time.perf_counter()
@@ -158,7 +159,10 @@ class Driver:
             answer = self._collection.query(
                 query_embeddings=self.queries[0], n_results=1, explain=True
             )
-            before, count = count, sum(s["fresh_count"] for s in answer["plan"]["shards"])
+            shards = answer["plan"]["shards"]
+            before, count = count, sum(s["fresh_count"] for s in shards)
+            if any(s["method"] != "graph" for s in shards):
+                count = len(self.base)
             same = same + 1 if count == before and count < len(self.base) // 5 else 0
 
     def tune(self, ef_search: int) -> dict[str, Any]:
