@@ -186,6 +186,25 @@ async def test_what_was_deleted_goes_by_itself_after_a_time(
     await worker.close()
 
 
+async def test_what_was_deleted_goes_from_shards_that_are_closed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compacting, "_LOOK_EVERY_S", 0.3)
+    monkeypatch.setattr(compacting, "_PAUSE_S", 0.3)
+    worker = await started(tmp_path, settings=WorkerSettings(erase_after_s=1, max_open_shards=1))
+    shards = [await SingleShard.create(worker) for _ in range(5)]
+    for shard in shards:
+        await shard.add(["gone", "stays"], [[1], [2]], None, ["needle-in-file", "stays"])
+        await shard.delete(["gone"])
+    directories = [shard.directory for shard in shards]
+
+    await until(lambda: not any(found_in(d, b"needle-in-file") for d in directories))
+
+    for shard in shards:
+        assert list(plain(await shard.get())) == ["stays"]
+    await worker.close()
+
+
 async def test_the_time_goes_on_while_the_worker_is_down(tmp_path: Path, vectors: Vectors) -> None:
     worker = await started(tmp_path)
     single = await filled(worker, 50, vectors)

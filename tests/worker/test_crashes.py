@@ -40,7 +40,12 @@ POINTS = [
     "compaction_renamed",
     "compaction_renamed:2",
 ]
-BUILDER_POINTS = ["vectors_written", "checkpoint_written_aside", "checkpoint_renamed"]
+BUILDER_POINTS = [
+    "vectors_written",
+    "checkpoint_half_written",
+    "checkpoint_written_aside",
+    "checkpoint_renamed",
+]
 
 State = dict[str, int]
 
@@ -200,9 +205,9 @@ async def test_killed_again_and_again_at_random(tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.long
-@pytest.mark.timeout(1800)
-async def test_killed_a_hundred_times_at_random(tmp_path: Path) -> None:
-    await _rounds(tmp_path, 100)
+@pytest.mark.timeout(3600)
+async def test_killed_hundreds_of_times_at_random(tmp_path: Path) -> None:
+    await _rounds(tmp_path, 300)
 
 
 async def _rounds(tmp_path: Path, count: int) -> None:

@@ -16,19 +16,38 @@ import shutil
 import struct
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from shoal.errors import ShoalError
+from shoal.errors import FailedPreconditionError, ShoalError
 from shoal.internal.v1 import worker_service_pb2 as pb
-from tests.worker.single import SingleShard, plain, started
-from tests.worker.traced import ACKNOWLEDGED_FILE, BULK, BULK_TURN, SHARD_FILE, states
+from shoal_worker.worker import Worker
+from tests.worker.single import SingleShard, collection_entry, plain, started
+from tests.worker.traced import (
+    ACKNOWLEDGED_FILE,
+    BULK,
+    MAIN,
+    SHARDS_FILE,
+    State,
+    after,
+    states,
+)
 
 OPENED, WRITTEN, SYNCING, SYNCED, RENAMED, UNLINKED, MADE_DIRECTORY, TRUNCATED = range(1, 9)
 HEADER = struct.Struct("<BBIIQQQ")
+
+LostSync = Callable[[str, int], bool]
+"""Whether a sync of a path, after so many acknowledgements, does not happen."""
+
+Shards = dict[str, list[str]]
+"""By name, each shard's ID and its collection's."""
+
+Recording = tuple[str, list["Event"], Shards]
+"""What a worker did: the root, the events, the shards."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +138,10 @@ class Directory:
 class Disk:
     """The disk below a root that is there."""
 
-    def __init__(self, root: str, lost_sync: Callable[[str], bool]) -> None:
+    def __init__(self, root: str, lost_sync: LostSync) -> None:
         self.root = root
         self.top = Directory()
+        self.acknowledged = 0
         self._lost_sync = lost_sync
 
     def _find(self, path: str) -> tuple[Directory, str]:
@@ -176,7 +196,7 @@ class Disk:
 
     def _sync(self, event: Event) -> None:
         node = self._node(event.path)
-        if node is None or self._lost_sync(event.path):
+        if node is None or self._lost_sync(event.path, self.acknowledged):
             return
         if event.kind == SYNCING:
             node.syncing[event.number] = len(node.pending)
@@ -221,8 +241,7 @@ def void(_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Event], list[str]]:
-    """What a worker did: the root, the events, and shard and collection."""
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler on this machine: the recorder cannot be made")
@@ -245,46 +264,78 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Event
         timeout=120,
         stdout=subprocess.DEVNULL,
     )
-    shard = (root / SHARD_FILE).read_text().split()
-    return str(root), list(events_of(trace.read_bytes())), shard
+    lines = (root / SHARDS_FILE).read_text().splitlines()
+    shards = {name: ids for name, *ids in map(str.split, lines)}
+    return str(root), list(events_of(trace.read_bytes())), shards
 
 
 class LostError(AssertionError):
     """Something acknowledged is not there."""
 
 
-async def check(data_dir: Path, shard: list[str], acknowledged: int) -> None:
+async def check(data_dir: Path, shards: Shards, acknowledged: int) -> None:
     """Check that what was acknowledged is there, and what was under way whole or not."""
-    possible = states()[acknowledged - 1 : acknowledged + 1]
+    possible = states()[acknowledged : acknowledged + 2]
     worker = await started(data_dir)
     try:
-        reference = pb.ShardReference(shard_id=shard[0], collection_id=shard[1], epoch=1)
-        single = SingleShard(worker, reference)
-        answer = await single.get()
-        if answer.HasField("error"):
-            raise LostError(answer.error.message)
-        found = plain(answer)
-        bulk = sum(name.startswith("bulk-") for name in found)
-        rest = {n: str(r["document"]) for n, r in found.items() if not n.startswith("bulk-")}
-        if rest not in possible:
-            raise LostError(f"{sorted(rest)} instead of {[sorted(p) for p in possible]}")
-        if bulk not in {BULK * (acknowledged > BULK_TURN + 1), BULK * (acknowledged > BULK_TURN)}:
-            raise LostError(f"{bulk} of the bulk")
-        matches = await single.search([0.0] * 4, 5000)
-        if set(matches.records.ids) != set(found):
-            raise LostError("the search finds other records")
+        await _check_main(_shard(worker, shards[MAIN]), possible)
+        for name, ids in shards.items():
+            if name != MAIN:
+                fates = {state.others.get(name) for state in possible}
+                found = await _fate(worker, ids)
+                if found not in fates:
+                    raise LostError(f"shard {name} is {found} instead of {fates}")
     finally:
         await worker.close()
 
 
+def _shard(worker: Worker, ids: list[str], epoch: int = 1) -> SingleShard:
+    reference = pb.ShardReference(shard_id=ids[0], collection_id=ids[1], epoch=epoch)
+    return SingleShard(worker, reference)
+
+
+async def _check_main(single: SingleShard, possible: list[State]) -> None:
+    answer = await single.get()
+    if answer.HasField("error"):
+        raise LostError(answer.error.message)
+    found = plain(answer)
+    bulk = sum(name.startswith("bulk-") for name in found)
+    rest = {n: str(r["document"]) for n, r in found.items() if not n.startswith("bulk-")}
+    if rest not in [state.documents for state in possible]:
+        raise LostError(f"{sorted(rest)} instead of {[sorted(s.documents) for s in possible]}")
+    if bulk not in {BULK * state.has_bulk for state in possible}:
+        raise LostError(f"{bulk} of the bulk")
+    matches = await single.search([0.0] * 4, 5000)
+    if set(matches.records.ids) != set(found):
+        raise LostError("the search finds other records")
+
+
+async def _fate(worker: Worker, ids: list[str]) -> str | None:
+    """Say what has become of a shard, in the words of `State`; None: it was never created."""
+    for epoch, words in ((1, ("empty", "filled")), (2, ("moved", "moved"))):
+        answer = await _shard(worker, ids, epoch).get()
+        if not answer.HasField("error"):
+            return words[len(answer.records.ids)]
+        if answer.error.reason != "STALE_ROUTE":
+            return str(answer.error.reason)
+    shard_id = uuid.UUID(ids[0])
+    if worker.directory.shard_path(shard_id).exists():
+        return "a directory that is not held"
+    try:
+        worker.held.create(shard_id, collection_entry(worker, *ids))
+    except FailedPreconditionError:
+        return "deleted"
+    return None
+
+
 async def replayed(
-    recording: tuple[str, list[Event], list[str]],
+    recording: Recording,
     tmp_path: Path,
     count: int,
-    lost_sync: Callable[[str], bool] = lambda _: False,
+    lost_sync: LostSync = lambda path, acknowledged: False,
 ) -> None:
     """Cut the power at so many moments, spread over the recording."""
-    root, events, shard = recording
+    root, events, shards = recording
     disk = Disk(root, lost_sync)
     choose = random.Random(11)
     acknowledgements = [
@@ -294,16 +345,16 @@ async def replayed(
     ]
     first = acknowledgements[0] + 1
     moments = set(choose.sample(range(first, len(events)), min(count, len(events) - first)))
-    moments |= {i + 1 for i in acknowledgements[:: max(1, 40 // count)]}
+    moments |= {i + 1 for i in acknowledgements}
+    # A compaction's rename, a shard's deletion: each step of these.
     moments |= {i + 1 for i, e in enumerate(events) if e.kind == RENAMED and i >= first}
-    acknowledged = 0
     for i, event in enumerate(events):
         if i in moments:
             share = choose.choice([0.0, 0.0, 0.5, 0.9, 1.0])
             target = tmp_path / f"cut-{i}"
             disk.lay_out(target, choose, share)
             try:
-                await check(target / "worker", shard, acknowledged)
+                await check(target / "worker", shards, disk.acknowledged)
             except (OSError, AssertionError) as error:
                 raise LostError(
                     f"after event {i} of {len(events)} ({event.kind} {event.path}), with "
@@ -311,39 +362,57 @@ async def replayed(
                 ) from error
             shutil.rmtree(target)
         if event.path.endswith(ACKNOWLEDGED_FILE):
-            acknowledged += event.kind == WRITTEN
-        elif not event.path.endswith(SHARD_FILE):
+            disk.acknowledged += event.kind == WRITTEN
+        elif not event.path.endswith(SHARDS_FILE):
             disk.take(event)
 
 
-async def test_a_power_cut_loses_nothing_acknowledged(
-    recording: tuple[str, list[Event], list[str]], tmp_path: Path
-) -> None:
+async def test_a_power_cut_loses_nothing_acknowledged(recording: Recording, tmp_path: Path) -> None:
     await replayed(recording, tmp_path, 40)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 async def test_a_power_cut_at_any_of_many_moments_loses_nothing_acknowledged(
-    recording: tuple[str, list[Event], list[str]], tmp_path: Path
+    recording: Recording, tmp_path: Path
 ) -> None:
     await replayed(recording, tmp_path, 600)
+
+
+def of(end: str, *, since: int = 0) -> LostSync:
+    """The syncs of paths with an end, from an acknowledgement on."""
+    return lambda path, acknowledged: path.endswith(end) and acknowledged >= since
+
+
+def of_shards(*, since: int = 0) -> LostSync:
+    """The syncs of the shards' own directories, from an acknowledgement on."""
+    return lambda path, acknowledged: Path(path).parent.name == "shards" and acknowledged >= since
 
 
 @pytest.mark.parametrize(
     "lost",
     [
-        pytest.param(lambda path: path.endswith("/root"), id="of what is above the directory"),
-        pytest.param(lambda path: path.endswith("records.mdb"), id="of the records"),
-        pytest.param(lambda path: path.endswith("records.mdb.new"), id="of the compacted copy"),
-        pytest.param(lambda path: path.endswith("/shards"), id="of the shards' directory"),
-        pytest.param(lambda path: Path(path).parent.name == "shards", id="of a shard's directory"),
-        pytest.param(lambda path: path.endswith("manifest.mdb"), id="of the manifest"),
-        pytest.param(lambda path: path.endswith("identity.tmp"), id="of the identity"),
+        pytest.param(of("/root"), id="of what is above the directory"),
+        pytest.param(of("records.mdb"), id="of the records"),
+        pytest.param(of("records.mdb.new"), id="of the compacted copy"),
+        pytest.param(
+            of_shards(since=after("compact", "erasing") - 1), id="of a compaction's rename"
+        ),
+        pytest.param(of_shards(), id="of a shard's directory"),
+        pytest.param(of("/shards"), id="of the shards' directory"),
+        pytest.param(
+            of("/shards", since=after("create", "empty") - 1), id="of a later shard's name"
+        ),
+        pytest.param(of("manifest.mdb"), id="of the manifest"),
+        pytest.param(
+            of("manifest.mdb", since=after("delete", "short-lived") - 1), id="of a deletion"
+        ),
+        pytest.param(of("identity.tmp"), id="of the identity"),
+        pytest.param(of("identity.tmp", since=after("move", "moving") - 1), id="of another epoch"),
     ],
 )
 async def test_a_sync_that_is_taken_out_is_noticed(
-    recording: tuple[str, list[Event], list[str]], tmp_path: Path, lost: Callable[[str], bool]
+    recording: Recording, tmp_path: Path, lost: LostSync
 ) -> None:
     with pytest.raises((LostError, ShoalError)):
         await replayed(recording, tmp_path, 120, lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.server.rpc import context_for
 from shoal_worker.settings import WorkerSettings
+from shoal_worker.shard import Shard
 from tests.worker.single import SingleShard, answer_of, plain, started
+from tests.worker.test_compaction import until
 
 
 def file_count() -> int:
@@ -65,6 +68,26 @@ async def test_shards_beyond_the_memory_budget_are_closed(tmp_path: Path) -> Non
         assert len(plain(await shard.get(limit=3))) == 3
     assert sum(h.shard is not None for h in worker.held.all()) <= 3
     await worker.close()
+
+
+def live_shards() -> int:
+    gc.collect()
+    return sum(isinstance(found, Shard) for found in gc.get_objects())
+
+
+async def test_a_closed_shard_is_kept_by_nobody(tmp_path: Path) -> None:
+    before = live_shards()
+    worker = await started(tmp_path, settings=WorkerSettings(max_open_shards=8))
+    shards = [await SingleShard.create(worker) for _ in range(60)]
+
+    for shard in shards:
+        await shard.add(["a", "b"], [[1.0], [2.0]])
+        await shard.delete(["a"])
+
+    # What is under way may hold one a moment longer.
+    await until(lambda: live_shards() - before <= 8)
+    await worker.close()
+    assert live_shards() == before
 
 
 async def test_calls_go_on_while_shards_are_closed_under_them(tmp_path: Path) -> None:

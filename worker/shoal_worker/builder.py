@@ -242,7 +242,11 @@ def _write_checkpoint(job: Job, writer: GraphWriter) -> int:
     try:
         with aside.open("wb") as file:
             for part in parts:
-                file.write(part)
+                content, half = memoryview(part), len(part) // 2
+                file.write(content[:half])
+                file.flush()
+                crash_point("checkpoint_half_written")
+                file.write(content[half:])
             file.flush()
             os.fsync(file.fileno())
         crash_point("checkpoint_written_aside")

@@ -19,16 +19,19 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
+import lmdb
 import numpy as np
 import numpy.typing as npt
 import structlog
 
+from shoal.errors import ShoalError
 from shoal_worker import metrics
 from shoal_worker.builder import BATCH_HEADER, Job
 from shoal_worker.checkpoint_files import checkpoint_path
 from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.graph import DamagedCheckpointError
 from shoal_worker.identity import Configuration
+from shoal_worker.outliers import hold_back_outliers
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.shard import Shard
 from shoal_worker.state import Pinned, State
@@ -45,6 +48,12 @@ MINIMUM_GRAPH_VECTORS: Final = 2_000
 FRESH_SHARE: Final = 0.1
 """Of its graph, the share of fresh vectors that is worth a new one: each vector is then written in
 about ten checkpoints while the shard grows tenfold, and the scan beside the graph stays small."""
+
+IDLE_SHARE: Final = 0.04
+IDLE_S: Final = 10.0
+"""Of its graph, the share of fresh vectors that is worth a new one when nothing was written for
+some seconds: every search scans them from then on, and a tenth takes as long as walking the graph.
+A writer who comes in bursts with such pauses has each vector written in 25 checkpoints."""
 
 DEAD_SHARE: Final = 0.25
 """Of its graph, the share of dead vectors at which it is built anew without them: until then they
@@ -63,13 +72,19 @@ class Need(Enum):
     REBUILD = auto()
 
 
-def need_of(state: State, configuration: Configuration, wants_rebuild: bool = False) -> Need:
+def need_of(
+    state: State,
+    configuration: Configuration,
+    wants_rebuild: bool = False,
+    is_idle: bool = False,
+) -> Need:
     """Say what a shard's graph needs in a state.
 
     Args:
         state: The state.
         configuration: The collection's.
         wants_rebuild: Whether the dead must go, however few they are.
+        is_idle: Whether nothing is being written.
     """
     if state.unloaded_below or (state.vectors is None and state.graph is not None):
         return Need.REBUILD
@@ -88,13 +103,14 @@ def need_of(state: State, configuration: Configuration, wants_rebuild: bool = Fa
         return Need.NOTHING
     if dead > DEAD_SHARE * graph.vector_count:
         return Need.REBUILD
-    if pending >= max(configuration.batch_size, FRESH_SHARE * graph.vector_count):
+    share = IDLE_SHARE if is_idle else FRESH_SHARE
+    if pending >= max(configuration.batch_size, share * graph.vector_count):
         return Need.EXTENSION
     return Need.NOTHING
 
 
-def _need_of(shard: Shard, state: State) -> Need:
-    return need_of(state, shard.configuration, shard.wants_rebuild)
+def _need_of(shard: Shard, state: State, is_idle: bool = False) -> Need:
+    return need_of(state, shard.configuration, shard.wants_rebuild, is_idle)
 
 
 class _BuilderError(Exception):
@@ -190,6 +206,8 @@ class Building:
     def __init__(self) -> None:
         self._wake = threading.Condition()
         self._waiting: dict[str, Shard] = {}  # guarded by _wake; by shard ID, first come first
+        # Guarded by _wake: shards that wait if nothing is written to them, and until when.
+        self._resting: dict[str, tuple[Shard, float]] = {}
         self._is_closing = False  # guarded by _wake
         self._builder: _Builder | None = None  # guarded by _wake; replaced by the thread alone
         self._thread = threading.Thread(target=self._run, name="shoal-building", daemon=True)
@@ -201,18 +219,35 @@ class Building:
     def consider(self, shard: Shard) -> None:
         """Have a shard's graph built if it needs it. Called after each change; costs next to
         nothing."""
-        if shard.failed or _need_of(shard, shard.newest) is Need.NOTHING:
+        if shard.is_closing:
             return
+        state = shard.newest
+        is_due = _need_of(shard, state) is not Need.NOTHING
+        is_worth = is_due or _need_of(shard, state, is_idle=True) is not Need.NOTHING
         with self._wake:
-            if not self._is_closing:
+            self._resting.pop(shard.shard_id, None)
+            if self._is_closing or not is_worth:
+                return
+            if is_due:
                 self._waiting[shard.shard_id] = shard
-                self._wake.notify()
+            else:
+                self._resting[shard.shard_id] = (shard, time.monotonic() + IDLE_S)
+            self._wake.notify()
+
+    def leave(self, shard: Shard) -> None:
+        """Let go of a shard that is about to be closed."""
+        with self._wake:
+            if self._waiting.get(shard.shard_id) is shard:
+                del self._waiting[shard.shard_id]
+            if shard.shard_id in self._resting and self._resting[shard.shard_id][0] is shard:
+                del self._resting[shard.shard_id]
 
     def close(self) -> None:
         """End the builder and the thread."""
         with self._wake:
             self._is_closing = True
             self._waiting.clear()
+            self._resting.clear()
             if self._builder is not None:
                 self._builder.kill()
             self._wake.notify()
@@ -235,6 +270,8 @@ class Building:
                 DamagedValueError,
                 DamagedVectorsError,
                 OSError,
+                ShoalError,
+                lmdb.Error,
             ) as error:
                 if self._is_closing:
                     return  # `close` has ended the builder in the middle of this graph
@@ -247,11 +284,17 @@ class Building:
 
     def _next(self) -> Shard | None:
         with self._wake:
-            while not self._waiting and not self._is_closing:
-                self._wake.wait()
-            if self._is_closing:
-                return None
-            return self._waiting.pop(next(iter(self._waiting)))
+            while not self._is_closing:
+                if self._waiting:
+                    return self._waiting.pop(next(iter(self._waiting)))
+                # The one whose time comes first: each change puts a shard at the end.
+                shard, due_at = next(iter(self._resting.values()), (None, float("inf")))
+                left_s = due_at - time.monotonic()
+                if shard is not None and left_s <= 0:
+                    del self._resting[shard.shard_id]
+                    return shard
+                self._wake.wait(None if shard is None else left_s)
+            return None
 
     def _pause(self) -> None:
         """Wait before the next job, so that what fails at once does not fail without end."""
@@ -262,7 +305,8 @@ class Building:
     def _build(self, shard: Shard) -> None:
         begin = time.perf_counter()
         state = shard.newest
-        need = _need_of(shard, state)
+        # Whoever comes to rest and is written to again by now has no less to be taken in.
+        need = _need_of(shard, state, is_idle=True)
         if need is Need.NOTHING:
             return
         is_extension = need is Need.EXTENSION and state.graph is not None
@@ -271,6 +315,7 @@ class Building:
             if (is_extension and state.graph is not None)
             else ""
         )
+        hold_back_outliers(shard, state)
         fit = shard.configuration.fit
         job = Job(
             directory=str(shard.directory),
@@ -323,10 +368,18 @@ class Building:
             return self._builder
 
 
+def _exact_keys(shard: Shard) -> npt.NDArray[np.uint64]:
+    """Give the keys that no graph is to take: of these, what `holds` refuses was marked when it was
+    written."""
+    with shard.pin() as pinned:
+        return np.array(pinned.store.exact_keys(pinned.txn), np.uint64)
+
+
 def _fresh_batches(shard: Shard, state: State, after_key: int) -> Iterator[_Batch]:
-    """Give the fresh vectors that a graph can hold, from memory, by ascending key."""
+    """Give the fresh vectors that a graph is to take, from memory, by ascending key."""
+    exact = _exact_keys(shard)
     for batch in state.fresh.batches():
-        keep = (batch.keys > after_key) & shard.configuration.fit.holds(batch.vectors)
+        keep = (batch.keys > after_key) & ~np.isin(batch.keys, exact)
         kept = VectorBatch(batch.keys[keep], batch.rows[keep], batch.vectors[keep])
         for first in range(0, len(kept.keys), _SEND_VECTORS):
             part = slice(first, first + _SEND_VECTORS)
@@ -338,12 +391,13 @@ def _fresh_batches(shard: Shard, state: State, after_key: int) -> Iterator[_Batc
 
 
 def _all_batches(shard: Shard, state: State) -> Iterator[_Batch]:
-    """Give every current vector that a graph can hold, by ascending key.
+    """Give every current vector that a graph is to take, by ascending key.
 
     Each batch is read in a transaction of its own. What dies meanwhile is dead beside the new
     graph, as it would have been beside the old one; what is added has keys beyond those of the
     state.
     """
+    exact = _exact_keys(shard)
     first, end = 1, state.meta.next_key
     while first < end:
         with shard.pin() as pinned:
@@ -353,7 +407,7 @@ def _all_batches(shard: Shard, state: State) -> Iterator[_Batch]:
             if not len(batch.keys):
                 return
             first = int(batch.keys[-1]) + 1
-            keep = shard.configuration.fit.holds(batch.vectors)
+            keep = ~np.isin(batch.keys, exact)
             headed = _headed(
                 pinned, VectorBatch(batch.keys[keep], batch.rows[keep], batch.vectors[keep])
             )

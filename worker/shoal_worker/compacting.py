@@ -3,13 +3,15 @@
 For room, when a large part of a file is free pages. To erase, when content that was deleted or
 replaced is older than a bound; a graph with dead vectors is then built anew first, by the builder,
 while the old one serves. The mark in the records (`erasure`) says since when, so that the bound
-holds across restarts; a shard that is closed meanwhile is opened when it is due.
+holds across restarts; a shard that is closed meanwhile is measured as it closes, and opened when it
+is due.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -50,11 +52,24 @@ _REBUILD_WAIT_S: Final = 5.0
 """How often a graph that is being built anew is asked for."""
 
 
-@dataclass(slots=True)
-class _Rebuild:
-    """A graph that was asked to be built anew."""
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What a look at a shard found.
 
-    shard: Shard
+    Attributes:
+        has_room: Whether it is to be compacted for room.
+        erasable_since_ms: Since when it holds what is to be erased, or None.
+    """
+
+    has_room: bool
+    erasable_since_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rebuild:
+    """A graph that was asked to be built anew; who asks must not keep a closed shard alive."""
+
+    shard: weakref.ref[Shard]
     asked_at_ms: int
 
 
@@ -74,10 +89,12 @@ class Compacting:
         self._erase_after_ms = erase_after_s * 1000
         self._held = held
         self._wake = threading.Condition()
-        self._changed: dict[str, Shard] = {}  # guarded by _wake
+        self._changed: dict[str, Shard] = {}  # guarded by _wake; open ones, not measured since
+        self._closed: dict[str, _Measured] = {}  # guarded by _wake; measured as they were closed
         self._is_closing = False  # guarded by _wake
         # The rest belongs to whoever holds _turn: the thread, or a caller of `compact`.
         self._turn = threading.Lock()
+        self._with_room: set[str] = set()
         self._erase_at_ms: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self._rebuilds: dict[str, _Rebuild] = {}
@@ -92,6 +109,17 @@ class Compacting:
         with self._wake:
             if not self._is_closing:
                 self._changed[shard.shard_id] = shard
+
+    def leave(self, shard: Shard) -> None:
+        """Measure a shard that is about to be closed, if it has changed, and let go of it."""
+        with self._wake:
+            if self._changed.get(shard.shard_id) is not shard:
+                return
+            del self._changed[shard.shard_id]
+        measured = self._measured(shard)
+        if measured is not None:
+            with self._wake:
+                self._closed[shard.shard_id] = measured
 
     def close(self) -> None:
         """End the thread; a compaction under way is finished."""
@@ -124,15 +152,8 @@ class Compacting:
 
     def _run(self) -> None:
         while not self._waits(_LOOK_EVERY_S):
-            with self._wake:
-                changed, self._changed = self._changed, {}
-            due: dict[str, bool] = {}
             with self._turn:
-                for shard_id, shard in changed.items():
-                    if self._measure(shard):
-                        due[shard_id] = False
-                now_ms = wall_ms()
-                due.update((i, True) for i, at_ms in self._erase_at_ms.items() if at_ms <= now_ms)
+                due = self._look()
             for shard_id, is_erasing in due.items():
                 if self._is_closing:
                     return
@@ -144,25 +165,49 @@ class Compacting:
         with self._wake:
             return self._wake.wait_for(lambda: self._is_closing, seconds)
 
-    def _measure(self, shard: Shard) -> bool:
-        """Look at a changed shard; give whether it is to be compacted for room."""
+    def _look(self) -> dict[str, bool]:
+        """Measure what has changed; give the shards that are due, and whether to erase."""
+        with self._wake:
+            changed, self._changed = self._changed, {}
+            closed, self._closed = self._closed, {}
+        for shard_id, measured in closed.items():
+            self._note(shard_id, measured)
+        for shard_id, shard in changed.items():
+            found = self._measured(shard)
+            if found is not None:
+                self._note(shard_id, found)
+                if shard.indexes.lag:
+                    # What an index takes in, frees pages, too: look again.
+                    self.consider(shard)
+        now_s, now_ms = time.monotonic(), wall_ms()
+        self._not_before = {i: at for i, at in self._not_before.items() if at > now_s}
+        due = dict.fromkeys(self._with_room, False)
+        due.update((i, True) for i, at_ms in self._erase_at_ms.items() if at_ms <= now_ms)
+        return due
+
+    def _note(self, shard_id: str, measured: _Measured) -> None:
+        if measured.has_room:
+            self._with_room.add(shard_id)
+        else:
+            self._with_room.discard(shard_id)
+        if measured.erasable_since_ms is None:
+            self._erase_at_ms.pop(shard_id, None)
+        else:
+            self._erase_at_ms[shard_id] = measured.erasable_since_ms + self._erase_after_ms
+
+    @staticmethod
+    def _measured(shard: Shard) -> _Measured | None:
+        """Look at a shard; None if it cannot be looked at."""
         try:
             free, size = shard.environment.free_bytes(), shard.environment.file_bytes
             with shard.pin() as pinned:
                 since = erasable_since(pinned.txn, shard.store.meta_db)
         except EnvironmentClosedError:
-            return False  # looked at when it is opened again
+            return None  # looked at when it is opened again
         except (DamagedValueError, lmdb.Error) as error:
             _logger.warning("shard_not_measured", shard_id=shard.shard_id, error=str(error))
-            return False
-        if shard.indexes.lag:
-            # What an index takes in, frees pages, too: look again.
-            self.consider(shard)
-        if since is None:
-            self._erase_at_ms.pop(shard.shard_id, None)
-        else:
-            self._erase_at_ms[shard.shard_id] = since + self._erase_after_ms
-        return free >= LEAST_FREE_BYTES and free >= FREE_SHARE * size
+            return None
+        return _Measured(free >= LEAST_FREE_BYTES and free >= FREE_SHARE * size, since)
 
     def _try(self, shard_id: str, is_erasing: bool) -> None:
         holding = next((h for h in self._held().all() if str(h.shard_id) == shard_id), None)
@@ -191,6 +236,7 @@ class Compacting:
         self._not_before[shard_id] = time.monotonic() + pause_s
 
     def _forget(self, shard_id: str) -> None:
+        self._with_room.discard(shard_id)
         self._erase_at_ms.pop(shard_id, None)
         self._not_before.pop(shard_id, None)
         self._rebuilds.pop(shard_id, None)
@@ -216,7 +262,9 @@ class Compacting:
         )
         compacted = compaction.run(lambda work: self._held().reopen(holding, shard, work))
         self._rebuilds.pop(shard.shard_id, None)
-        self._erase_at_ms.pop(shard.shard_id, None)  # measured again, for it was opened anew
+        # Measured again, for it was opened anew.
+        self._with_room.discard(shard.shard_id)
+        self._erase_at_ms.pop(shard.shard_id, None)
         reason = "room" if erase_before_ms is None else "erasure"
         metrics.COMPACTIONS.labels(reason).inc()
         metrics.COMPACTION_GATE_SECONDS.observe(compacted.gate_seconds)
@@ -239,8 +287,9 @@ class Compacting:
             return True
         rebuild = self._rebuilds.get(shard.shard_id)
         # A shard that was opened anew has forgotten that it was asked.
-        if rebuild is None or rebuild.shard is not shard or rebuild.asked_at_ms < erase_before_ms:
-            self._rebuilds[shard.shard_id] = _Rebuild(shard, wall_ms())
+        is_asked = rebuild is not None and rebuild.shard() is shard
+        if rebuild is None or not is_asked or rebuild.asked_at_ms < erase_before_ms:
+            self._rebuilds[shard.shard_id] = _Rebuild(weakref.ref(shard), wall_ms())
             shard.wants_rebuild = True
             self._building.consider(shard)
             return False

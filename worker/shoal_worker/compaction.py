@@ -347,6 +347,7 @@ class Compaction:
         """Put the copy in the place of the records, while nobody writes."""
         shard = self._shard
         self._apply_rest(copy)
+        self._hold_back(copy)
         self._compare(copy)
         state = shard.newest
         copy.environment.close()
@@ -364,6 +365,15 @@ class Compaction:
                 kept.append(vector_file_path(shard.directory, graph.vector_file))
             remove_checkpoints_except(shard.directory, *kept)
             sync_directory(shard.directory)
+
+    def _hold_back(self, copy: _Copy) -> None:
+        """Mark in the copy what was left out of the graph meanwhile: it is in no log."""
+        shard = self._shard
+        with shard.environment.read() as txn, copy.environment.read() as copied:
+            known = set(copy.store.exact_keys(copied))
+            missing = [key for key in shard.store.exact_keys(txn) if key not in known]
+        if missing:
+            copy.environment.write(lambda txn: copy.store.hold_back(txn, missing))
 
     def _compare(self, copy: _Copy) -> None:
         """Check that the copy holds what the records hold.

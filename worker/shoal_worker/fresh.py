@@ -64,7 +64,7 @@ class FreshSet:
         blocks: The blocks, each with how many of its vectors count.
         sequence: The state's; what died later is alive here.
         live_count: Vectors that are alive.
-        exact_count: Those among them that no graph can hold.
+        exact_count: Those among them that no graph is to take.
         size: Vectors alive and dead: what a scan costs.
     """
 
@@ -144,7 +144,7 @@ class FreshWriter:
         self._blocks: list[_Block] = []
         # Place of each vector that is alive, by key.
         self._places: dict[int, tuple[_Block, int]] = {}
-        # Of those, the keys of which no graph can hold.
+        # Of those, the keys of which no graph is to take.
         self._exact: set[int] = set()
         # What was done since `begin`, so that it can be undone.
         self._added: list[int] = []
@@ -230,6 +230,10 @@ class FreshWriter:
         self._removed.append((key, block, offset, key in self._exact))
         self._exact.discard(key)
         return True
+
+    def hold_back(self, keys: Iterable[int]) -> None:
+        """Leave vectors out of every graph from now on; those that are not here are passed over."""
+        self._exact.update(key for key in keys if key in self._places)
 
     def snapshot(self, sequence: int) -> FreshSet:
         """Give what the state of a sequence sees."""

@@ -105,6 +105,8 @@ class HeldShards:
         open_shard: Opens one.
         max_open: How many may be open.
         max_memory_bytes: What open shards may hold outside of graphs.
+        leave: Told of a shard that takes nothing more and is about to be closed: nobody may keep it
+            alive after that.
     """
 
     def __init__(
@@ -113,11 +115,13 @@ class HeldShards:
         open_shard: OpenShard,
         max_open: int,
         max_memory_bytes: int,
+        leave: Callable[[Shard], None],
     ) -> None:
         self._directory = directory
         self._open_shard = open_shard
         self._max_open = max_open
         self._max_memory_bytes = max_memory_bytes
+        self._leave = leave
         self._lock = threading.Lock()
         self._holdings: dict[str, Holding] = {}  # guarded by _lock for changes
         self._open: OrderedDict[str, Holding] = OrderedDict()  # guarded by _lock; oldest use first
@@ -217,6 +221,8 @@ class HeldShards:
                 raise StaleRouteError(f"shard {holding.shard_id} was deleted")
             shard = holding.shard
             if shard is not None and shard.failed:
+                shard.stop()
+                self._leave(shard)
                 shard.close()
                 shard = holding.shard = None
             if shard is None:
@@ -328,6 +334,8 @@ class HeldShards:
         shard, holding.shard = holding.shard, None
         holding.summary = None
         if shard is not None:
+            shard.stop()
+            self._leave(shard)
             shard.close()
             if not shard.failed and shard.directory.is_dir():
                 holding.summary = _summary_of(shard)

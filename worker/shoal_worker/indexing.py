@@ -85,6 +85,14 @@ class Indexing:
             self._waiting[shard.shard_id] = (shard, max(due_at, rests_until))
             self._wake.notify()
 
+    def leave(self, shard: Shard) -> None:
+        """Let go of a shard that is about to be closed."""
+        with self._wake:
+            known = self._waiting.get(shard.shard_id)
+            if known is not None and known[0] is shard:
+                del self._waiting[shard.shard_id]
+            self._rests_until.pop(shard.shard_id, None)
+
     def pause(self) -> None:
         """Take nothing in until `resume`; what is under way is finished."""
         with self._wake:

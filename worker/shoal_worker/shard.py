@@ -17,9 +17,9 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -562,11 +562,17 @@ class Shard:
             self._tasks.append(task)
             self._start_draining()
 
-    def write_derived(self, work: Callable[[Transaction], None]) -> Future[None]:
+    def write_derived(
+        self, work: Callable[[Transaction], None], then: Callable[[], None] | None = None
+    ) -> Future[None]:
         """Change what is derived, in a transaction of its own between two commits.
 
         What `work` raises is raised to who waits, and nothing is changed. A commit that fails
         closes the shard, as any other does.
+
+        Args:
+            work: The change.
+            then: Called when it is committed, before the next commit.
         """
         done: Future[None] = Future()
 
@@ -580,10 +586,22 @@ class Shard:
                 done.set_exception(error)
                 self._fail([], error)
             else:
+                if then is not None:
+                    then()
                 done.set_result(None)
 
         self.run_exclusively(run)
         return done
+
+    def hold_back(self, keys: Sequence[int]) -> Future[None]:
+        """Leave vectors of the fresh set out of every graph from now on, durably."""
+
+        def publish() -> None:
+            self._fresh.hold_back(keys)
+            fresh = self._fresh.snapshot(self.newest.meta.sequence)
+            self._publication.publish(replace(self.newest, fresh=fresh))
+
+        return self.write_derived(lambda txn: self.store.hold_back(txn, keys), publish)
 
     def adopt_graph(self, sequence: int) -> Future[None]:
         """Open a checkpoint that was built, and publish it between two commits.

@@ -8,7 +8,8 @@
 | `vectors` | key | float32 numbers, row |
 | `metadata` | row | shoal.v1.Metadata, serialised |
 | `documents`, `uris` | row | UTF-8 |
-| `exact` | key | nothing: a vector that the graph's number type cannot hold |
+| `exact` | key | nothing: a vector that no graph is to take, for its number type cannot hold it, or
+it would spoil the graph |
 | `log` | sequence | LogEntry, see `log` |
 | `writes`, `write_times` | write ID; time, write ID | see `log` |
 
@@ -24,7 +25,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -436,7 +437,7 @@ class Store:
         )
 
     def exact_keys(self, txn: Transaction) -> list[int]:
-        """Give the keys of the current vectors that no graph can hold, ascending."""
+        """Give the keys of the current vectors that no graph is to take, ascending."""
         with txn.cursor(db=self.exact) as cursor:
             return [_U64.unpack(key)[0] for key in cursor.iternext(values=False)]
 
@@ -445,6 +446,13 @@ class Store:
         with txn.cursor(db=self.vectors) as cursor:
             packed = b"".join(cursor.iternext(values=False))
         return np.frombuffer(packed, ">u8").astype(np.uint64)
+
+    def hold_back(self, txn: Transaction, keys: Iterable[int]) -> None:
+        """Leave vectors out of every graph from now on, as far as they are still current."""
+        for key in keys:
+            packed = _U64.pack(key)
+            if txn.get(packed, db=self.vectors) is not None:
+                txn.put(packed, b"", db=self.exact)
 
     def vector_count_from(self, txn: Transaction, first_key: int, bound: int) -> int:
         """Count the vectors with ``key >= first_key``, up to a bound."""

@@ -120,6 +120,7 @@ class Worker:
                 self._open_shard,
                 self._max_open_shards(),
                 self.settings.memory_bytes,
+                self._leave,
             )
         except BaseException:
             directory.close()
@@ -153,6 +154,11 @@ class Worker:
         self._building.consider(shard)
         self.indexing.consider(shard)
         self.compacting.consider(shard)
+
+    def _leave(self, shard: Shard) -> None:
+        self._building.leave(shard)
+        self.indexing.leave(shard)
+        self.compacting.leave(shard)
 
     def join(self, stub: Any, address: str) -> None:
         """Register with the coordinator, in the background, and stay registered.
