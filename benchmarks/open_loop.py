@@ -28,6 +28,9 @@ _END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
 _CONNECTION_WINDOW: Final = 65_535
 """What a server takes before its first WINDOW_UPDATE."""
 
+_FRAME_BYTES: Final = 16_384
+"""The largest frame that every server takes."""
+
 _STRAGGLERS_S: Final = 1.0
 """How long answers are waited for beyond the calls' own deadlines."""
 
@@ -151,7 +154,10 @@ class _Connection:
             self.due[stream] = due
             self._window -= len(message)
             self.unsent += _frame(_HEADERS, _END_HEADERS, stream, self._headers)
-            self.unsent += _frame(_DATA, _END_STREAM, stream, message)
+            for begin in range(0, len(message), _FRAME_BYTES):
+                part = message[begin : begin + _FRAME_BYTES]
+                flags = _END_STREAM if begin + _FRAME_BYTES >= len(message) else 0
+                self.unsent += _frame(_DATA, flags, stream, part)
 
     @property
     def under_way(self) -> int:

@@ -26,8 +26,8 @@ SETTINGS: Final = frozenset(
     max_filter_clauses max_filter_depth max_id_bytes max_message_bytes max_metadata_bytes
     max_metadata_key_bytes max_metadata_keys max_n_results max_open_shards max_page_records
     max_pending_bytes max_queries max_query_results max_shards max_uri_bytes max_wait_s
-    memory_bytes metrics_port port read_threads recover_catalog reflection set share_port snapshot_store
-    stop_grace_s tls_cert tls_client_ca tls_key workers
+    memory_bytes metrics_port port read_threads recover_catalog reflection set share_port
+    snapshot_store stop_grace_s tls_cert tls_client_ca tls_key workers
     """.split()  # noqa: SIM905 - a list literal would be a page of quotes
 )
 """Every setting of every role, and of `shoal up`: one role's variable is not another's mistake.

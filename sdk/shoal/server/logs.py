@@ -29,6 +29,8 @@ _SHARED: Final[list[Any]] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 
+_GRPC: Final = "grpc._cython.cygrpc"
+
 _TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
@@ -65,6 +67,15 @@ def configure(
     structlog.contextvars.bind_contextvars(role=role)
     # What libraries say (grpc, asyncio) goes the same way.
     logging.basicConfig(stream=sys.stderr, level=_LEVELS[level], force=True)
+    logging.getLogger(_GRPC).addFilter(_is_worth_a_line)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Leave out what any stranger could fill the log with, each time with a traceback: metadata
+    that is no text (gRPC gives it to us as bytes, and nobody here reads those), and answers to
+    somebody who has gone.
+    """
+    return not str(record.msg).startswith(("Invalid encoding on", "ExecuteBatchError raised"))
 
 
 def configure_embedded() -> None:

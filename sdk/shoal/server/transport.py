@@ -39,8 +39,8 @@ _SHED_FACTOR: Final = 4
 # some, by chance, from the second on all, with a bare CANCELLED, for a twentieth of the CPU that a
 # refusal in Python takes: where calls are as cheap as that, a server that says no to each would do
 # nothing else. A burst of that many is served in a fraction of a second.
-_PENDING_CALLS: Final = 256
-_MOST_PENDING_CALLS: Final = 512
+_PENDING_CALLS: Final = 128
+_MOST_PENDING_CALLS: Final = 384
 
 
 def server(
