@@ -27,6 +27,7 @@ from shoal.errors import (
     DeadlineExceededError,
     DimensionMismatchError,
     InternalError,
+    InvalidArgumentError,
     OverloadedError,
     QuotaExceededError,
     ShoalError,
@@ -336,6 +337,7 @@ def merged_configuration(
 
     Raises:
         DimensionMismatchError: That is another dimension.
+        InvalidArgumentError: That declares other keys of sparse vectors.
     """
     merged = CollectionConfiguration()
     merged.CopyFrom(source.configuration)
@@ -349,6 +351,17 @@ def merged_configuration(
     if not merged.hnsw.dimension:
         merged.hnsw.ClearField("dimension")
     merged.hnsw.MergeFrom(overrides.hnsw)
+    if overrides.documents.language:
+        merged.documents.language = overrides.documents.language
+    if overrides.sparse_vectors:
+        if overrides.sparse_vectors.keys() != merged.sparse_vectors.keys():
+            raise InvalidArgumentError(
+                "the keys of sparse vectors are those of the source"
+                f" ({', '.join(map(repr, sorted(merged.sparse_vectors))) or 'none'}): the records"
+                " hold them"
+            )
+        for key, sparse in overrides.sparse_vectors.items():
+            merged.sparse_vectors[key].CopyFrom(sparse)
     if overrides.HasField("embedding_function"):
         merged.embedding_function.CopyFrom(overrides.embedding_function)
     elif merged.HasField("embedding_function"):

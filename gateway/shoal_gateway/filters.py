@@ -10,7 +10,7 @@ import numpy as np
 
 from shoal.internal.v1 import worker_service_pb2
 from shoal.v1 import filter_pb2, value_pb2
-from shoal.wire.filters import check_where, check_where_document
+from shoal.wire.filters import check_where, check_where_document, check_where_keys
 from shoal.wire.limits import Limits
 from shoal_gateway.table import CollectionRoute, ShardRoute
 
@@ -55,6 +55,15 @@ class Filters:
             check_where_document(where_document, limits)
         return cls(where, where_document)
 
+    def check_keys(self, route: CollectionRoute) -> None:
+        """Check what is compared against what the collection's keys hold.
+
+        Raises:
+            InvalidArgumentError: A sparse vector is compared with something.
+        """
+        if self.where is not None and route.sparse_vectors:
+            check_where_keys(self.where, route.sparse_vectors)
+
     def __bool__(self) -> bool:
         return self.where is not None or self.where_document is not None
 
@@ -93,7 +102,12 @@ class Wanted:
     def of(
         cls, route: CollectionRoute, filters: Filters, ids: Sequence[str] | None, prefix: str = ""
     ) -> Self:
-        """Find the shards that may hold records: all, or the owners of the IDs."""
+        """Find the shards that may hold records: all, or the owners of the IDs.
+
+        Raises:
+            InvalidArgumentError: A filter does not fit the collection.
+        """
+        filters.check_keys(route)
         if ids is None:
             return cls(route.shards, filters, None, prefix)
         if len(route.shards) == 1:

@@ -8,7 +8,6 @@ the best are read.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,26 +15,25 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shoal.errors import NotFoundError, OverloadedError
+from shoal.errors import OverloadedError
 from shoal.internal.v1 import worker_service_pb2
 from shoal.server.clock import HybridClock
 from shoal.server.rpc import CallContext
-from shoal.v1 import filter_pb2, ranking_pb2, record_service_pb2, value_pb2
+from shoal.v1 import ranking_pb2, record_service_pb2, value_pb2
 from shoal.wire.limits import Limits
 from shoal.wire.metadata import metadata_from_message
-from shoal.wire.validation import check_metadata_key, check_record_ids, invalid, shown
+from shoal.wire.validation import check_metadata_key, check_record_ids, invalid
+from shoal_gateway.candidates import Candidates, Found, check_sparse_key, check_ungrouped
 from shoal_gateway.columns import Sources, concatenated
 from shoal_gateway.fanout import FanOut
 from shoal_gateway.filters import Filters, Wanted
 from shoal_gateway.grouping import check_group_by, kept
-from shoal_gateway.merge import Matches, merge_matches
 from shoal_gateway.ranking import Leaf, Scores, check_rank, evaluate, leaves_of
 from shoal_gateway.reads import Reader
 from shoal_gateway.routing import Router
 from shoal_gateway.search import check_include
 from shoal_gateway.table import CollectionRoute
 from shoal_gateway.tokens import Page
-from shoal_gateway.writes import check_dimension
 
 __all__ = ["RankedSearcher"]
 
@@ -44,29 +42,6 @@ MAX_SEARCHES: Final = 64
 
 _GROUPED_AT_A_TIME: Final = 1_000
 """Candidates whose metadata are read in one call, to be grouped."""
-
-_SATURATION: Final = 1.2
-_LENGTH_SHARE: Final = 0.75
-"""BM25's k1 and b, as Lucene has them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The candidates of one knn or text, best first.
-
-    Attributes:
-        ids: Their IDs.
-        ordinals: Their ordinals, shape ``(n,)``.
-        numbers: Distances, or negative scores, ascending, shape ``(n,)``.
-    """
-
-    ids: Sequence[str]
-    ordinals: npt.NDArray[np.uint64]
-    numbers: npt.NDArray[np.float64]
-
-    @classmethod
-    def none(cls) -> _Found:
-        return cls([], np.empty(0, np.uint64), np.empty(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +78,7 @@ class RankedSearcher:
         self._reader = reader
         self._clock = clock
         self._limits = limits
+        self._candidates = Candidates(fan_out, reader, clock)
 
     async def search(
         self, request: record_service_pb2.SearchRequest, context: CallContext
@@ -124,6 +100,11 @@ class RankedSearcher:
         ]
         self._check_candidates(queries)
         route = await self._router.find(request.collection, context)
+        for query in queries:
+            query.filters.check_keys(route)
+            check_ungrouped(route, query.message.group_by)
+            for leaf in leaves_of(query.message.rank):
+                check_sparse_key(route, leaf)
         tasks = [self._fan_out.start(self._answer(route, query, context)) for query in queries]
         response = record_service_pb2.SearchResponse(results=await asyncio.gather(*tasks))
         self._check_size(response.ByteSize())
@@ -203,7 +184,12 @@ class RankedSearcher:
         rank = query.message.rank
         leaves = list(leaves_of(rank))
         found = await asyncio.gather(
-            *(self._fan_out.start(self._candidates(route, query, leaf, context)) for leaf in leaves)
+            *(
+                self._fan_out.start(
+                    self._candidates.of(route, query.filters, query.ids, leaf, context)
+                )
+                for leaf in leaves
+            )
         )
         ids, scores = _scored(rank, leaves, found)
         descending = query.message.score_order == ranking_pb2.SCORE_ORDER_DESCENDING
@@ -311,105 +297,6 @@ class RankedSearcher:
 
     # Candidates.
 
-    async def _candidates(
-        self, route: CollectionRoute, query: _Query, leaf: Leaf, context: CallContext
-    ) -> _Found:
-        wanted = Wanted.of(route, _both(query.filters, leaf), query.ids)
-        if isinstance(leaf, ranking_pb2.KnnRank):
-            return await self._nearest(route, wanted, leaf, context)
-        return await self._fitting(route, wanted, leaf, context)
-
-    async def _nearest(
-        self,
-        route: CollectionRoute,
-        wanted: Wanted,
-        knn: ranking_pb2.KnnRank,
-        context: CallContext,
-    ) -> _Found:
-        vector = knn.vector
-        if knn.WhichOneof("query") == "id":
-            vector = await self._stored_vector(route, knn.id, context)
-        elif route.dimension:
-            check_dimension(route, vector.dimension, "knn.vector")
-
-        def ask(stub: Any, shards: Any) -> tuple[Any, Any]:
-            request = worker_service_pb2.SearchShardsRequest(
-                shards=[shard.reference for shard in shards],
-                queries=vector,
-                limit=knn.limit,
-                ids=wanted.ids(shards),
-                clock=self._clock.now(),
-            )
-            wanted.filters.put_into(request)
-            return stub.SearchShards, request
-
-        answers = (await self._fan_out.read(route, wanted.shards, ask, context)).answers
-        return _merged(answers, knn.limit)
-
-    async def _stored_vector(
-        self, route: CollectionRoute, record_id: str, context: CallContext
-    ) -> value_pb2.VectorBlock:
-        wanted = Wanted.of(route, Filters(), [record_id])
-        page = await self._reader.page(
-            route, wanted, context, limit=1, include=[value_pb2.INCLUDE_VECTORS]
-        )
-        if not page.columns.ids:
-            raise NotFoundError(
-                f"knn.id: collection {route.name!r} has no record {shown(record_id)}",
-                metadata={"id": record_id[:100]},
-            )
-        return page.columns.vectors
-
-    async def _fitting(
-        self,
-        route: CollectionRoute,
-        wanted: Wanted,
-        text: ranking_pb2.TextRank,
-        context: CallContext,
-    ) -> _Found:
-        def measure(stub: Any, shards: Any) -> tuple[Any, Any]:
-            return stub.MeasureText, worker_service_pb2.MeasureTextRequest(
-                shards=[shard.reference for shard in shards],
-                query=text.query,
-                language=text.language,
-                clock=self._clock.now(),
-            )
-
-        # Over the whole collection, also where only some of its shards can hold a match.
-        measured = (await self._fan_out.read(route, route.shards, measure, context)).answers
-        documents = sum(shard.document_count for shard in measured)
-        frequencies: dict[str, int] = {}
-        for shard in measured:
-            for term, count in zip(shard.terms, shard.document_frequencies, strict=True):
-                frequencies[term] = frequencies.get(term, 0) + count
-        if not any(frequencies.values()):
-            return _Found.none()
-        weights = {
-            term: math.log1p((documents - count + 0.5) / (count + 0.5))
-            for term, count in frequencies.items()
-        }
-        average = sum(shard.term_count for shard in measured) / documents
-
-        def rank(stub: Any, shards: Any) -> tuple[Any, Any]:
-            request = worker_service_pb2.RankTextRequest(
-                shards=[shard.reference for shard in shards],
-                query=text.query,
-                language=text.language,
-                terms=weights.keys(),
-                weights=weights.values(),
-                average_length=average,
-                saturation=_SATURATION,
-                length_share=_LENGTH_SHARE,
-                limit=text.limit,
-                ids=wanted.ids(shards),
-                clock=self._clock.now(),
-            )
-            wanted.filters.put_into(request)
-            return stub.RankText, request
-
-        answers = (await self._fan_out.read(route, wanted.shards, rank, context)).answers
-        return _merged(answers, text.limit)
-
     def _check_size(self, size: int) -> None:
         if size > self._limits.max_answer_bytes:
             raise OverloadedError(
@@ -420,7 +307,7 @@ class RankedSearcher:
 
 
 def _scored(
-    rank: ranking_pb2.Rank, leaves: Sequence[Leaf], found: Sequence[_Found]
+    rank: ranking_pb2.Rank, leaves: Sequence[Leaf], found: Sequence[Found]
 ) -> tuple[list[str], Scores]:
     """Evaluate an expression over all candidates, which are numbered in order of insertion."""
     ordinal_of: dict[str, int] = {}
@@ -437,49 +324,6 @@ def _scored(
         default = leaf.default_value if leaf.HasField("default_value") else None
         scores.append(Scores(own.values, own.held, default))
     return ids, evaluate(rank, scores, len(ids))
-
-
-def _both(filters: Filters, leaf: Leaf) -> Filters:
-    """Give what matches a search's own filters and those of one of its candidates."""
-    where, where_document = filters.where, filters.where_document
-    if leaf.HasField("where"):
-        own = leaf.where
-        where = own if where is None else _all_of(where, own)
-    if leaf.HasField("where_document"):
-        own_document = leaf.where_document
-        where_document = (
-            own_document
-            if where_document is None
-            else filter_pb2.WhereDocument(
-                all_of=filter_pb2.WhereDocumentList(clauses=[where_document, own_document])
-            )
-        )
-    return Filters(where, where_document)
-
-
-def _all_of(left: filter_pb2.Where, right: filter_pb2.Where) -> filter_pb2.Where:
-    return filter_pb2.Where(all_of=filter_pb2.WhereList(clauses=[left, right]))
-
-
-def _merged(answers: Sequence[worker_service_pb2.ShardMatches], limit: int) -> _Found:
-    """Merge what the shards found for one query."""
-    matches = [
-        Matches(
-            np.array([len(answer.records.ids)], np.int64),
-            np.frombuffer(answer.distances, "<f8"),
-            np.frombuffer(answer.ordinals, "<u8"),
-            answer.records.ids,
-        )
-        for answer in answers
-    ]
-    if not matches:
-        return _Found.none()
-    places = merge_matches(matches, limit).places()
-    return _Found(
-        [matches[source].ids[item] for source, item in places],
-        np.array([matches[source].ordinals[item] for source, item in places], np.uint64),
-        np.array([matches[source].distances[item] for source, item in places], np.float64),
-    )
 
 
 def _keep_only(metadatas: Sequence[value_pb2.Metadata], keys: set[str]) -> None:

@@ -18,8 +18,14 @@ import numpy.typing as npt
 
 from shoal.v1 import ranking_pb2
 from shoal.wire.filters import check_where, check_where_document
+from shoal.wire.languages import check_language
 from shoal.wire.limits import Limits
-from shoal.wire.validation import check_record_ids, invalid
+from shoal.wire.validation import (
+    check_metadata_key,
+    check_record_ids,
+    check_sparse_vector,
+    invalid,
+)
 from shoal.wire.vectors import decode_vectors
 
 __all__ = ["Leaf", "Scores", "check_rank", "evaluate", "leaves_of"]
@@ -136,7 +142,14 @@ class _Checker:
         query = knn.WhichOneof("query")
         if query is None:
             raise invalid(field, f"{field} has no query: a vector or the ID of a record")
-        if query == "id":
+        if knn.key:
+            check_metadata_key(knn.key, self._limits, f"{field}.key")
+        if (query == "sparse_vector") != bool(knn.key) and query != "id":
+            what = "needs a key" if query == "sparse_vector" else "is not searched under a key"
+            raise invalid(f"{field}.key", f"{field}.{query} {what}")
+        if query == "sparse_vector":
+            check_sparse_vector(knn.sparse_vector, f"{field}.sparse_vector")
+        elif query == "id":
             check_record_ids([knn.id], self._limits, f"{field}.id")
         else:
             decode_vectors(knn.vector, 1, self._limits, f"{field}.vector")
@@ -148,6 +161,8 @@ class _Checker:
             raise invalid(
                 f"{field}.query", f"{field}.query has {size} bytes; it has 1 to {MAX_TEXT_BYTES}"
             )
+        if text.language:
+            check_language(text.language, f"{field}.language")
 
     def _check_rrf(self, rrf: ranking_pb2.RrfRank, field: str) -> None:
         if rrf.weights and len(rrf.weights) != len(rrf.ranks):

@@ -162,6 +162,7 @@ class RecordService:
     ) -> record_service_pb2.CountResponse:
         filters = Filters.of(request, self._limits)
         route = await self.router.find(request.collection, context)
+        filters.check_keys(route)
         count = await self._selection.count(route, filters, context)
         return record_service_pb2.CountResponse(count=count, session_token=self._session_token())
 

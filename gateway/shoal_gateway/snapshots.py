@@ -138,6 +138,7 @@ class SnapshotService:
         check_configuration(request.configuration)
         filters = Filters.of(request, self._limits)
         route = await self._router.find(request.source, context)
+        filters.check_keys(route)
         clone = internal.CloneCollectionRequest(
             operation_id=request.operation_id,
             collection_id=route.collection_id,

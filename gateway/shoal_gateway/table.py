@@ -11,7 +11,7 @@ Belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from shoal.internal.v1 import catalog_pb2, routing_service_pb2, worker_service_pb2
 from shoal.server.buckets import buckets_of
-from shoal.v1 import admin_service_pb2
+from shoal.v1 import admin_service_pb2, collection_pb2
+from shoal.wire.languages import DEFAULT_LANGUAGE
 
 __all__ = ["CollectionRoute", "RoutingTable", "ShardRoute"]
 
@@ -93,6 +94,16 @@ class CollectionRoute:
     def name(self) -> str:
         """The collection's name."""
         return self.entry.collection.name
+
+    @property
+    def sparse_vectors(self) -> Mapping[str, collection_pb2.SparseVectorConfiguration]:
+        """The metadata keys that hold sparse vectors, and how they are searched."""
+        return self.entry.collection.configuration.sparse_vectors
+
+    @property
+    def language(self) -> str:
+        """The language by which documents are indexed."""
+        return self.entry.collection.configuration.documents.language or DEFAULT_LANGUAGE
 
     def owners_of(self, record_ids: Sequence[str]) -> npt.NDArray[np.intp]:
         """Give the position in `shards` of each ID's owner, shape ``(ids,)``."""

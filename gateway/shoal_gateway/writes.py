@@ -25,6 +25,7 @@ from shoal.wire.validation import (
     check_documents,
     check_metadata,
     check_record_ids,
+    check_sparse_keys,
     check_uris,
     check_write_id,
     invalid,
@@ -64,8 +65,11 @@ _UPDATE: Final = worker_service_pb2.WRITE_KIND_UPDATE
 
 def check_records(
     records: value_pb2.RecordBatch, limits: Limits, *, vectors_required: bool
-) -> None:
+) -> bool:
     """Check a batch from outside, all but what depends on its collection.
+
+    Returns:
+        Whether its metadata holds a sparse vector.
 
     Raises:
         InvalidArgumentError: Names the first offender.
@@ -76,14 +80,16 @@ def check_records(
         decode_vectors(records.vectors, count, limits)
     elif vectors_required:
         raise invalid("records.vectors", "records.vectors is missing; a new record needs a vector")
+    has_sparse = False
     if records.metadatas:
         check_column_length("metadatas", len(records.metadatas), count)
         for position, metadata in enumerate(records.metadatas):
-            check_metadata(metadata, limits, f"records.metadatas[{position}]")
+            has_sparse |= check_metadata(metadata, limits, f"records.metadatas[{position}]")
     if records.HasField("documents"):
         check_documents(records.documents, count, limits)
     if records.HasField("uris"):
         check_uris(records.uris, count, limits)
+    return has_sparse
 
 
 def check_dimension(route: CollectionRoute, got: int, field: str) -> None:
@@ -143,8 +149,11 @@ class Writer:
             ShoalError: Nothing was written, or, if `PartialWriteError`, not all.
         """
         check_write_id(request.write_id)
-        check_records(request.records, self._limits, vectors_required=kind != _UPDATE)
+        has_sparse = check_records(request.records, self._limits, vectors_required=kind != _UPDATE)
         route = await self._router.find(request.collection, context)
+        if has_sparse or route.sparse_vectors:
+            for position, metadata in enumerate(request.records.metadatas):
+                check_sparse_keys(metadata, route.sparse_vectors, f"records.metadatas[{position}]")
         if request.records.HasField("vectors"):
             route = await self._with_dimension(
                 route, request.records.vectors.dimension, kind, context
@@ -184,8 +193,11 @@ class Writer:
             raise invalid("where", "where or where_document is needed")
         if not request.metadata.fields:
             raise invalid("metadata", "metadata has no keys: name at least one to set or remove")
-        check_metadata(request.metadata, self._limits, "metadata")
+        has_sparse = check_metadata(request.metadata, self._limits, "metadata")
         route = await self._router.find(request.collection, context)
+        filters.check_keys(route)
+        if has_sparse or route.sparse_vectors:
+            check_sparse_keys(request.metadata, route.sparse_vectors, "metadata")
         if request.dry_run:
             return Written(matched=await self._selection.count(route, filters, context))
         digest = _digest(
@@ -223,6 +235,7 @@ class Writer:
             ids = request.ids.values
             check_record_ids(ids, self._limits, "ids", maximum=self._limits.max_page_records)
         route = await self._router.find(request.collection, context)
+        filters.check_keys(route)
         if limit == 0:
             return Written()
         digest = _digest(

@@ -12,6 +12,7 @@ from typing import Any
 
 from shoal import _embedder, _requests, configuration
 from shoal._embedder import AnyFunction, Choice, Embedder
+from shoal._record_configuration import check_records_part
 from shoal.embedding_functions.default import DefaultEmbeddingFunction
 from shoal.v1 import collection_pb2, collection_service_pb2
 from shoal.wire.validation import invalid
@@ -72,13 +73,20 @@ def define(
         tenant=tenant,
         database=database,
         name=checked_name,
-        configuration=collection_pb2.CollectionConfiguration(
-            hnsw=configuration.hnsw_to_message(hnsw), embedding_function=message
-        ),
+        configuration=_records_part(configuration_),
         metadata=metadata_message,
         get_or_create=bool(get_or_create),
     )
+    request.configuration.hnsw.CopyFrom(configuration.hnsw_to_message(hnsw))
+    if message is not None:
+        request.configuration.embedding_function.CopyFrom(message)
     return Definition(request, function, message is not None)
+
+
+def _records_part(configuration_: Any) -> collection_pb2.CollectionConfiguration:
+    """Make the message of what a checked configuration says of records."""
+    is_whole = isinstance(configuration_, Mapping)
+    return check_records_part(configuration_ if is_whole else {})
 
 
 def _function(
@@ -194,7 +202,8 @@ def define_overrides(configuration_: Any) -> tuple[collection_pb2.CollectionConf
         InvalidArgumentError: Something is not allowed, or contradicts something else.
     """
     configured, described = configuration.split_configuration(configuration_)
-    message = collection_pb2.CollectionConfiguration(hnsw=configuration.hnsw_to_message(configured))
+    message = _records_part(configuration_)
+    message.hnsw.CopyFrom(configuration.hnsw_to_message(configured))
     if described is None:
         return message, Choice.STORED
     function, stored = _function(Choice.DEFAULT, described)

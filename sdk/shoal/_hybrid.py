@@ -20,6 +20,7 @@ from shoal._ranking import Selected
 from shoal.v1 import ranking_pb2, value_pb2
 from shoal.wire.filters import where_document_from_dict, where_from_dict
 from shoal.wire.limits import Limits
+from shoal.wire.sparse import SparseVector, sparse_of, sparse_to_message
 from shoal.wire.validation import invalid
 from shoal.wire.vectors import encode_vectors
 
@@ -30,6 +31,7 @@ _QUERY_KEYS: Final = ("where_document", "where", "n_results", "boost")
 _KNN_KEYS: Final = (
     "query_texts",
     "query_embeddings",
+    "key",
     "where",
     "where_document",
     "n_results",
@@ -72,8 +74,33 @@ class Routes:
                     f"knn[{place}]", "knn needs exactly one of query_embeddings and query_texts"
                 )
             name = f"knn[{place}].query_texts"
+            if texts is not None and knn.get("key") is not None:
+                raise invalid(
+                    name, f"{name} are texts: under a key, query_embeddings are sparse vectors"
+                )
             found.append([] if texts is None else _requests.check_texts(name, texts))
         return found
+
+
+def sparse_queries(knn: Mapping[str, Any]) -> list[SparseVector]:
+    """Give the sparse vectors that a knn with a key is to be near to.
+
+    Raises:
+        InvalidArgumentError: They are none.
+    """
+    given = knn["query_embeddings"]
+    many = given if isinstance(given, list | tuple) else [given]
+    found = []
+    for place, one in enumerate(many):
+        vector = sparse_of(one, f"knn.query_embeddings[{place}]")
+        if vector is None:
+            raise invalid(
+                "knn.query_embeddings",
+                f"knn.query_embeddings is of type {type(one).__name__}; under the key "
+                f"{knn['key']!r} a SparseVector is sought",
+            )
+        found.append(vector)
+    return found
 
 
 def _dicts(value: Any, name: str, known: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -89,7 +116,7 @@ def _dicts(value: Any, name: str, known: Sequence[str]) -> list[Mapping[str, Any
 
 def hybrid_query(
     routes: Routes,
-    vectors: Sequence[npt.NDArray[np.float32]],
+    vectors: Sequence[npt.NDArray[np.float32] | list[SparseVector]],
     rank: Any,
     n_results: Any,
     include: Any,
@@ -99,7 +126,7 @@ def hybrid_query(
 
     Args:
         routes: What is searched.
-        vectors: Of each knn, shape ``(n, d)``.
+        vectors: Of each knn, shape ``(n, d)``, or sparse ones.
         rank: ``{"rrf": {"rank_window_size": …, "rank_constant": …}}``, or None.
         n_results: How many records are wanted.
         include: Columns.
@@ -260,14 +287,17 @@ def _texts_and_conditions(tree: Any) -> tuple[list[str], list[Any]]:
 
 def _knn_rank(
     knn: Mapping[str, Any],
-    vector: npt.NDArray[np.float32],
+    vector: npt.NDArray[np.float32] | SparseVector,
     wanted: int,
     window: int | None,
     limits: Limits,
 ) -> ranking_pb2.KnnRank:
-    message = ranking_pb2.KnnRank(
-        vector=encode_vectors(vector[np.newaxis]), limit=_limit(knn, wanted, window, limits)
-    )
+    message = ranking_pb2.KnnRank(limit=_limit(knn, wanted, window, limits))
+    if isinstance(vector, SparseVector):
+        message.key = _requests.check_text("knn.key", knn["key"])
+        message.sparse_vector.CopyFrom(sparse_to_message(vector))
+    else:
+        message.vector.CopyFrom(encode_vectors(vector[np.newaxis]))
     if knn.get("where") is not None:
         message.where.CopyFrom(where_from_dict(knn["where"], limits))
     if knn.get("where_document") is not None:

@@ -14,6 +14,7 @@ from shoal._vectors import to_vectors
 from shoal.v1 import ranking_pb2, value_pb2
 from shoal.wire.filters import where_document_from_dict, where_from_dict
 from shoal.wire.limits import Limits
+from shoal.wire.sparse import SparseVector, sparse_of, sparse_to_message
 from shoal.wire.validation import invalid
 from shoal.wire.vectors import encode_vectors
 
@@ -282,11 +283,12 @@ class _Translator:
         if key == "#document":
             own = {name: value for name, value in operand.items() if name != "key"}
             return ranking_pb2.Rank(text=self._text(own, field))
-        if key != "#embedding" or isinstance(query, Mapping):
-            raise errors.UnimplementedError(
-                f"{field}.key is {key!r}: sparse vectors cannot be searched yet"
-            )
         knn = ranking_pb2.KnnRank()
+        sparse = sparse_of(query, f"{field}.query")
+        if sparse is not None or key != "#embedding":
+            self._set_sparse(knn, query, sparse, key, field)
+            self._set_options(knn, operand, field)
+            return ranking_pb2.Rank(knn=knn)
         if isinstance(query, str):
             vector = self._vectors[query][np.newaxis]
         else:
@@ -296,6 +298,34 @@ class _Translator:
         knn.vector.CopyFrom(encode_vectors(vector))
         self._set_options(knn, operand, field)
         return ranking_pb2.Rank(knn=knn)
+
+    def _set_sparse(
+        self,
+        knn: ranking_pb2.KnnRank,
+        query: Any,
+        sparse: SparseVector | None,
+        key: Any,
+        field: str,
+    ) -> None:
+        if not isinstance(key, str) or key.startswith("#"):
+            raise invalid(
+                f"{field}.key",
+                f"{field}.key is {key!r}; a sparse vector is searched under the key of the "
+                "metadata that holds them",
+            )
+        if isinstance(query, str):
+            raise errors.UnimplementedError(
+                f"{field}.query is a text, and {field}.key is {key!r}: texts are not made into "
+                "sparse vectors here, give a SparseVector"
+            )
+        if sparse is None:
+            raise invalid(
+                f"{field}.query",
+                f"{field}.query is of type {type(query).__name__}; under the key {key!r} a "
+                "SparseVector is sought",
+            )
+        knn.key = key
+        knn.sparse_vector.CopyFrom(sparse_to_message(sparse))
 
     def _text(self, operand: Any, field: str) -> ranking_pb2.TextRank:
         if not isinstance(operand, Mapping) or "query" not in operand:

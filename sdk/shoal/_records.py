@@ -6,7 +6,7 @@ that is sent in parts could otherwise be half written when the fault comes up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -77,9 +77,17 @@ class Records:
 
 
 def check_records(
-    ids: Any, embeddings: Any, metadatas: Any, documents: Any, uris: Any, limits: Limits
+    ids: Any,
+    embeddings: Any,
+    metadatas: Any,
+    documents: Any,
+    uris: Any,
+    limits: Limits,
+    sparse_keys: Collection[str],
 ) -> Records:
     """Check what a user gives to be written. A scalar stands for a list of one.
+
+    `sparse_keys` are the metadata keys that hold sparse vectors.
 
     Raises:
         InvalidArgumentError: An ID, vector, metadata, document or URI breaks a rule, or a column
@@ -95,7 +103,7 @@ def check_records(
     return Records(
         checked_ids,
         vectors,
-        _check_metadatas(metadatas, count, limits),
+        _check_metadatas(metadatas, count, limits, sparse_keys),
         _check_texts(documents, "documents", count, limits.max_document_bytes),
         _check_texts(uris, "uris", count, limits.max_uri_bytes),
     )
@@ -144,7 +152,7 @@ def _check_utf8(texts: Sequence[str | None], field: str) -> None:
 
 
 def _check_metadatas(
-    metadatas: Any, count: int, limits: Limits
+    metadatas: Any, count: int, limits: Limits, sparse_keys: Collection[str]
 ) -> list[value_pb2.Metadata | None] | None:
     if metadatas is None:
         return None
@@ -161,7 +169,7 @@ def _check_metadatas(
             raise invalid(name, f"{name} must be a dict or None, got {type(row).__name__}")
         if not row:
             raise invalid(name, f"{name} is an empty dict; None stands for no metadata")
-        message = metadata_to_message(row, name)
+        message = metadata_to_message(row, name, sparse_keys=sparse_keys)
         # The translation has checked keys and values one by one; to do it again would cost as much
         # as all the rest.
         if (

@@ -15,6 +15,7 @@ import numpy as np
 
 from shoal import errors
 from shoal.embedding_functions._extras import import_extra
+from shoal.wire.sparse import SparseVector
 from shoal.wire.validation import invalid
 
 # The column of dicts that results have, and that so can be written again.
@@ -58,12 +59,24 @@ def to_arrow_table(columns: Mapping[str, Any]) -> Any:
 
 def _metadata_array(pyarrow: Any, rows: Sequence[Mapping[str, Any] | None]) -> Any:
     try:
-        return pyarrow.array(rows)
+        return pyarrow.array([None if row is None else _plain(row) for row in rows])
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         raise errors.InvalidArgumentError(
             f"{_mixed_keys(rows)}, for which Arrow has no type; take rows() or to_pandas(), or "
             f"leave metadatas out of include ({error})"
         ) from None
+
+
+def _plain(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give metadata with sparse vectors as structs."""
+    if not any(isinstance(value, SparseVector) for value in row.values()):
+        return row
+    return {
+        key: {"indices": value.indices, "values": value.values}
+        if isinstance(value, SparseVector)
+        else value
+        for key, value in row.items()
+    }
 
 
 def _mixed_keys(rows: Sequence[Mapping[str, Any] | None]) -> str:

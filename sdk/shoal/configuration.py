@@ -13,6 +13,13 @@ from dataclasses import InitVar, dataclass
 from typing import Any, Final, TypedDict
 
 from shoal import errors
+from shoal._record_configuration import (
+    RECORD_KEYS,
+    DocumentConfiguration,
+    SparseVectorConfiguration,
+    documents_from_message,
+    sparse_vectors_from_message,
+)
 from shoal.types import Space
 from shoal.v1 import collection_pb2
 from shoal.wire.validation import invalid
@@ -109,10 +116,14 @@ class CollectionConfiguration(TypedDict):
     Attributes:
         hnsw: Every key with the value in force.
         embedding_function: None if the collection has none.
+        documents: How documents are indexed.
+        sparse_vectors: The metadata keys that hold sparse vectors.
     """
 
     hnsw: dict[str, Any]
     embedding_function: EmbeddingFunctionDescription | None
+    documents: DocumentConfiguration
+    sparse_vectors: dict[str, SparseVectorConfiguration]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +257,7 @@ def split_configuration(configuration: Any) -> tuple[dict[str, Any], Any]:
 
     Returns:
         What is set of the index, and the embedding function (a function, its description, or None).
+        What it says of records is left to `_record_configuration`.
 
     Raises:
         InvalidArgumentError: A key is unknown, or a value out of bounds.
@@ -260,14 +272,28 @@ def split_configuration(configuration: Any) -> tuple[dict[str, Any], Any]:
             "configuration must be a dict or an HNSWConfiguration, "
             f"got {type(configuration).__name__}",
         )
-    unknown = [key for key in configuration if key not in ("hnsw", "embedding_function")]
+    known = ("hnsw", "embedding_function", *RECORD_KEYS)
+    unknown = [key for key in configuration if key not in known]
     if unknown:
         raise invalid(
             "configuration",
-            f"configuration has no key {unknown[0]!r}; the keys are hnsw and embedding_function",
+            f"configuration has no key {unknown[0]!r}; the keys are {', '.join(known)}",
         )
     hnsw = configuration.get("hnsw")
     return check_hnsw({} if hnsw is None else hnsw), configuration.get("embedding_function")
+
+
+def configuration_from_message(
+    message: collection_pb2.CollectionConfiguration,
+    function: EmbeddingFunctionDescription | None,
+) -> CollectionConfiguration:
+    """Return the configuration in force."""
+    return {
+        "hnsw": hnsw_from_message(message.hnsw),
+        "embedding_function": function,
+        "documents": documents_from_message(message),
+        "sparse_vectors": sparse_vectors_from_message(message),
+    }
 
 
 def hnsw_of_metadata(metadata: Mapping[Any, Any] | None) -> dict[str, Any]:
@@ -345,6 +371,13 @@ def check_changes(configuration: Any) -> tuple[dict[str, Any], Any]:
             f'give the changes as a dict: {{"hnsw": {{{", ".join(sorted(CHANGEABLE))}}}}}'
         )
     hnsw, function = split_configuration(configuration)
+    for key in RECORD_KEYS:
+        if configuration is not None and configuration.get(key) is not None:
+            raise invalid(
+                f"configuration.{key}",
+                f"configuration.{key} cannot change: it says what the records hold. Clone the "
+                "collection, or copy it to one with another configuration",
+            )
     for key in hnsw:
         if key not in CHANGEABLE:
             raise invalid(

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 import numpy as np
 
+from shoal.wire.sparse import SparseVector
 from shoal.wire.validation import invalid
 
 __all__ = [
@@ -271,7 +272,8 @@ class Knn(Rank):
 
     Args:
         query: A vector; or a text, which is embedded by the collection's function. With the key
-            ``K.DOCUMENT``, a text that documents are to fit, as `Text`.
+            ``K.DOCUMENT``, a text that documents are to fit, as `Text`. With a key of the metadata
+            that holds sparse vectors, a `SparseVector`.
         key: What is searched.
         limit: How many of the nearest are candidates.
         default: The number of all other records; None leaves them out.
@@ -288,6 +290,8 @@ class Knn(Rank):
     ) -> None:
         if isinstance(query, np.ndarray):
             query = query.tolist()
+        elif isinstance(query, SparseVector):
+            query = query.to_dict()
         tree = {"query": query, "key": _name_of(key), "limit": limit}
         super().__init__({"$knn": tree | _options(default, return_rank)})
 
@@ -301,7 +305,7 @@ class Text(Rank):
         limit: How many of the best are candidates.
         default: The number of all other records; None leaves them out.
         return_rank: Give positions, from 0, instead of negative scores.
-        language: Of text and documents.
+        language: Of text and documents; None: the collection's, by which documents are indexed.
     """
 
     def __init__(
@@ -310,9 +314,11 @@ class Text(Rank):
         limit: int = _CANDIDATES,
         default: float | None = None,
         return_rank: bool = False,
-        language: str = "english",
+        language: str | None = None,
     ) -> None:
-        tree = {"query": query, "limit": limit, "language": language}
+        tree: dict[str, Any] = {"query": query, "limit": limit}
+        if language is not None:
+            tree["language"] = language
         super().__init__({"$text": tree | _options(default, return_rank)})
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from shoal._embedder import describe
-from shoal.configuration import CollectionConfiguration, hnsw_from_message, space_of
+from shoal.configuration import CollectionConfiguration, configuration_from_message, space_of
 from shoal.types import Space
 from shoal.v1 import snapshot_service_pb2 as api
 
@@ -100,10 +100,9 @@ def snapshot_from_message(message: api.Snapshot) -> Snapshot:
         dimension=source.dimension or None,
         vector_count=message.vector_count,
         space=space_of(source.configuration.hnsw),
-        configuration={
-            "hnsw": hnsw_from_message(source.configuration.hnsw),
-            "embedding_function": describe(source.configuration),
-        },
+        configuration=configuration_from_message(
+            source.configuration, describe(source.configuration)
+        ),
         created_at=message.created_at.ToDatetime(UTC),
         failure=message.failure or None,
         id=message.id,

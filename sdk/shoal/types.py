@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from shoal.wire.sparse import SparseVector
+
 __all__ = [
     "DatabaseInfo",
     "Embedding",
@@ -17,6 +19,7 @@ __all__ = [
     "MetadataValue",
     "OneOrMany",
     "Space",
+    "SparseVector",
     "TenantInfo",
     "Where",
     "WhereDocument",
@@ -29,9 +32,18 @@ Include: TypeAlias = Literal["documents", "embeddings", "metadatas", "distances"
 """What an answer carries beside the IDs."""
 
 MetadataValue: TypeAlias = (
-    str | int | float | bool | Sequence[str] | Sequence[int] | Sequence[float] | Sequence[bool]
+    str
+    | int
+    | float
+    | bool
+    | Sequence[str]
+    | Sequence[int]
+    | Sequence[float]
+    | Sequence[bool]
+    | SparseVector
 )
-"""One metadata value. A list is of one type and not empty."""
+"""One metadata value. A list is of one type and not empty; a sparse vector only under a key that
+the collection declares for it."""
 
 Metadata: TypeAlias = Mapping[str, MetadataValue | None]
 """A record's metadata as it is written: None removes a key, or leaves it out."""

@@ -107,7 +107,12 @@ def test_every_configuration_is_in_force(client: Any) -> None:
     }  # fmt: skip
     client.create_collection("books", {"hnsw": given}, embedding_function=None)
     books = client.get_collection("books")
-    assert books.configuration == {"hnsw": given, "embedding_function": None}
+    assert books.configuration == {
+        "hnsw": given,
+        "embedding_function": None,
+        "documents": {"language": "english"},
+        "sparse_vectors": {},
+    }
     assert books.dimension == 4
 
 

@@ -361,8 +361,8 @@ def test_a_wrong_search_is_refused(filled: Any) -> None:
 
 
 def test_what_is_not_there_yet_is_said(filled: Any) -> None:
-    with pytest.raises(shoal.UnimplementedError, match="sparse"):
-        filled.search(Search().rank(Knn([1.0, 0.0], key="sparse")))
+    with pytest.raises(shoal.UnimplementedError, match="texts are not made into sparse"):
+        filled.search(Search().rank(Knn("a text", key="sparse")))
 
 
 # Hybrid search, as pyseekdb has it.

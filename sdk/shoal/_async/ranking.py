@@ -15,6 +15,7 @@ from shoal._methods import SEARCH
 from shoal._vectors import check_dimension, to_vectors
 from shoal.search_result import SearchResult, search_result
 from shoal.v1 import collection_pb2, record_service_pb2
+from shoal.wire.sparse import SparseVector
 
 
 class AsyncRanker:
@@ -65,13 +66,17 @@ class AsyncRanker:
         """Answer a hybrid search."""
         limits = await self._session.limits()
         routes = _hybrid.Routes.of(query, knn)
-        vectors = []
+        vectors: list[npt.NDArray[np.float32] | list[SparseVector]] = []
         for route, texts in zip(routes.knns, routes.texts(), strict=True):
+            if route.get("key") is not None:
+                vectors.append(_hybrid.sparse_queries(route))
+                continue
             if texts:
-                vectors.append(await self._embedded(texts))
+                dense = await self._embedded(texts)
             else:
-                vectors.append(to_vectors(route["query_embeddings"], "query_embeddings", limits))
-            check_dimension(self._collection.name, self._collection.dimension, vectors[-1])
+                dense = to_vectors(route["query_embeddings"], "query_embeddings", limits)
+            check_dimension(self._collection.name, self._collection.dimension, dense)
+            vectors.append(dense)
         message, selected = _hybrid.hybrid_query(routes, vectors, rank, n_results, include, limits)
         request = record_service_pb2.SearchRequest(
             collection=_requests.by_id(self._collection), searches=[message]

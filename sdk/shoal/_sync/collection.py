@@ -22,7 +22,7 @@ from shoal.configuration import (
     CollectionConfiguration,
     HNSWConfiguration,
     check_changes,
-    hnsw_from_message,
+    configuration_from_message,
     hnsw_to_message,
 )
 from shoal.results import (
@@ -107,10 +107,8 @@ class Collection:
     @property
     def configuration(self) -> CollectionConfiguration:
         """The configuration in force."""
-        return {
-            "hnsw": hnsw_from_message(self._message.configuration.hnsw),
-            "embedding_function": describe(self._message.configuration),
-        }
+        in_force = self._message.configuration
+        return configuration_from_message(in_force, describe(in_force))
 
     @property
     def embedding_function(self) -> AnyFunction | None:

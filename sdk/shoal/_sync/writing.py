@@ -49,7 +49,15 @@ class Writer:
     ) -> WriteResult:
         """Check everything, then embed and send part by part, in order."""
         limits = self._session.limits()
-        records = check_records(ids, embeddings, metadatas, documents, uris, limits)
+        records = check_records(
+            ids,
+            embeddings,
+            metadatas,
+            documents,
+            uris,
+            limits,
+            self._collection.configuration.sparse_vectors,
+        )
         if records.vectors is not None:
             self._check_dimension(records.vectors)
         groups = _writing.groups(kind, records)

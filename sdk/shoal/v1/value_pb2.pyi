@@ -250,7 +250,7 @@ Global___BoolList: _TypeAlias = BoolList  # noqa: Y015
 @_typing.final
 class SparseVector(_message.Message):
     """A sparse vector: weights of some of very many dimensions. In metadata each of
-    its weights counts 8 bytes. It is stored and returned bit for bit.
+    its weights counts at most 8 bytes. It is stored and returned bit for bit.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -7,7 +7,7 @@ is the worker's business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from shoal.v1 import filter_pb2
@@ -15,7 +15,13 @@ from shoal.wire.limits import DEFAULT_LIMITS, Limits
 from shoal.wire.metadata import value_to_message
 from shoal.wire.validation import check_metadata_key, check_value, invalid, shown
 
-__all__ = ["check_where", "check_where_document", "where_document_from_dict", "where_from_dict"]
+__all__ = [
+    "check_where",
+    "check_where_document",
+    "check_where_keys",
+    "where_document_from_dict",
+    "where_from_dict",
+]
 
 _OPERATORS: Final = {
     "$eq": filter_pb2.WHERE_OPERATOR_EQ,
@@ -206,6 +212,24 @@ def check_where(where: filter_pb2.Where, limits: Limits = DEFAULT_LIMITS) -> Non
         _check_condition(condition, limits)
 
 
+def check_where_keys(where: filter_pb2.Where, sparse_keys: Collection[str]) -> None:
+    """Check a filter that keeps its other rules against the keys of a collection.
+
+    Raises:
+        InvalidArgumentError: A sparse vector is compared with something: it only exists or not.
+    """
+    for condition in _walk(where, "where", _ANY_SIZE):
+        if condition.field in sparse_keys and (
+            condition.operator != filter_pb2.WHERE_OPERATOR_EXISTS
+        ):
+            path = f"where.{condition.field}"
+            raise invalid(
+                path,
+                f"{path}: {_NAMES[condition.operator]} cannot be asked of sparse vectors; "
+                "$exists can",
+            )
+
+
 def check_where_document(
     where_document: filter_pb2.WhereDocument, limits: Limits = DEFAULT_LIMITS
 ) -> None:
@@ -220,6 +244,10 @@ def check_where_document(
 
 
 _Condition = TypeVar("_Condition", covariant=True)
+
+
+_ANY_SIZE: Final = Limits(max_filter_depth=2**31, max_filter_clauses=2**31)
+"""For a filter whose size was checked before."""
 
 
 class _Clauses(Protocol):

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from shoal.v1 import value_pb2
-from shoal.wire.validation import check_metadata_key, invalid, shown
+from shoal.wire.sparse import SparseVector, sparse_from_message, sparse_of, sparse_to_message
+from shoal.wire.validation import check_metadata_key, invalid, shown, wrong_sparse_key
 
 __all__ = ["Scalar", "Value", "metadata_from_message", "metadata_to_message", "value_from_message",
            "value_to_message"]  # fmt: skip
 
 Scalar = str | int | float | bool
-Value = Scalar | list[str] | list[int] | list[float] | list[bool]
+Value = Scalar | list[str] | list[int] | list[float] | list[bool] | SparseVector
 
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 
 
 def metadata_to_message(
-    metadata: Mapping[str, Any], field: str = "metadata", *, null: bool = True
+    metadata: Mapping[str, Any],
+    field: str = "metadata",
+    *,
+    null: bool = True,
+    sparse_keys: Collection[str] | None = None,
 ) -> value_pb2.Metadata:
     """Translate one record's, or collection's, metadata.
 
     Args:
-        metadata: Keys to str, int, float, bool, a non-empty list of one of these, or None.
+        metadata: Keys to str, int, float, bool, a non-empty list of one of these, a sparse vector,
+            or None.
         field: What to call it in a message, for example ``metadatas[3]``.
         null: Whether None is allowed (it removes a key, or leaves it out).
+        sparse_keys: The keys that hold sparse vectors, and nothing else; None: not known here.
 
     Raises:
         InvalidArgumentError: A key or value is not allowed.
@@ -54,6 +61,12 @@ def metadata_to_message(
             fields[key].null_value.SetInParent()
         else:
             fields[key].CopyFrom(value_to_message(value, f"{field}[{shown(key)}]"))
+            is_sparse = fields[key].WhichOneof("kind") == "sparse_vector"
+            if is_sparse and sparse_keys is not None and key not in sparse_keys:
+                raise wrong_sparse_key(key, field, is_sparse=True)
+    for key in sparse_keys or ():
+        if key in fields and fields[key].WhichOneof("kind") not in ("sparse_vector", "null_value"):
+            raise wrong_sparse_key(key, field, is_sparse=False)
     return message
 
 
@@ -62,7 +75,7 @@ def value_to_message(value: Any, field: str) -> value_pb2.Value:
 
     Args:
         value: str, int, float, bool (NumPy's count as such), or a non-empty list, tuple or array
-            of one of these.
+            of one of these, or a sparse vector.
         field: What to call it in a message.
 
     Raises:
@@ -83,10 +96,13 @@ def value_to_message(value: Any, field: str) -> value_pb2.Value:
         return value_pb2.Value(double_value=_checked_float(value, field))
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return _list_to_message(value, field)
+    sparse = sparse_of(value, field)
+    if sparse is not None:
+        return value_pb2.Value(sparse_vector=sparse_to_message(sparse))
     raise invalid(
         field,
         f"{field} is of type {type(value).__name__}; allowed are str, int, float, bool, "
-        "and non-empty lists of one of these",
+        "non-empty lists of one of these, and sparse vectors",
     )
 
 
@@ -142,6 +158,8 @@ def value_from_message(value: value_pb2.Value) -> Value | None:
     kind = value.WhichOneof("kind")
     if kind is None or kind == "null_value":
         return None
+    if kind == "sparse_vector":
+        return sparse_from_message(value.sparse_vector)
     content = getattr(value, kind)
     if kind in ("string_value", "int_value", "double_value", "bool_value"):
         scalar: Scalar = content

@@ -11,7 +11,7 @@ import functools
 import ipaddress
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from shoal.errors import (
@@ -31,6 +31,8 @@ __all__ = [
     "check_metadata_key",
     "check_name",
     "check_record_ids",
+    "check_sparse_keys",
+    "check_sparse_vector",
     "check_uris",
     "check_value",
     "check_write_id",
@@ -214,7 +216,7 @@ def check_value(value: value_pb2.Value, field: str, key: str, *, null: bool = Fa
     """Check a metadata value.
 
     Args:
-        value: Of any kind but a sparse vector (which needs a declared key).
+        value: Of any kind; whether the key may hold a sparse vector is for `check_sparse_keys`.
         field: Where it stood in the request.
         key: Its key, for the message.
         null: Whether null is allowed.
@@ -240,22 +242,69 @@ def check_value(value: value_pb2.Value, field: str, key: str, *, null: bool = Fa
         if not null:
             raise invalid(field, f"metadata {shown(key)} is null, which is not a value here")
     elif kind == "sparse_vector":
-        raise invalid(
-            field,
-            f"metadata {shown(key)} is a sparse vector, but the collection declares no such key",
-        )
+        check_sparse_vector(value.sparse_vector, field, f"metadata {shown(key)}")
     else:
         raise invalid(field, f"metadata {shown(key)} has no value of a kind known to this server")
+
+
+def check_sparse_vector(
+    vector: value_pb2.SparseVector, field: str, name: str = "sparse vector"
+) -> None:
+    """Check a sparse vector.
+
+    Raises:
+        InvalidArgumentError: It is empty, its indices do not ascend, or a weight is not finite.
+    """
+    indices, count = list(vector.indices), len(vector.values)
+    if len(indices) != count:
+        raise invalid(
+            field, f"{name} is a sparse vector of {len(indices)} indices and {count} values"
+        )
+    if not indices:
+        raise invalid(field, f"{name} is an empty sparse vector; leave it out")
+    if sorted(set(indices)) != indices:
+        raise invalid(
+            field, f"{name} is a sparse vector whose indices do not ascend, each above the last"
+        )
+    if not all(map(math.isfinite, vector.values)):
+        raise invalid(field, f"{name} is a sparse vector with a value that is not finite")
+
+
+def check_sparse_keys(
+    metadata: value_pb2.Metadata, declared: Collection[str], field: str = "records.metadatas"
+) -> None:
+    """Check that sparse vectors stand under the keys that the collection declares, and nothing else
+    does.
+
+    Raises:
+        InvalidArgumentError: That is not so.
+    """
+    for key, value in metadata.fields.items():
+        kind = value.WhichOneof("kind")
+        if (kind == "sparse_vector") != (key in declared) and kind != "null_value":
+            raise wrong_sparse_key(key, field, is_sparse=kind == "sparse_vector")
+
+
+def wrong_sparse_key(key: str, field: str, *, is_sparse: bool) -> InvalidArgumentError:
+    """Make the error for a sparse vector under a key that is not for it, or the reverse."""
+    if is_sparse:
+        what = "is a sparse vector, but the collection does not declare the key for them"
+    else:
+        what = "must be a sparse vector: the collection declares the key for them"
+    return invalid(field, f"{field}: metadata {shown(key)} {what}")
 
 
 def check_metadata(
     metadata: value_pb2.Metadata,
     limits: Limits = DEFAULT_LIMITS,
     field: str = "records.metadatas",
-) -> None:
+) -> bool:
     """Check the metadata of one record, as it is written or as it results from a merge.
 
     Null is allowed: it leaves a key out, or removes it.
+
+    Returns:
+        Whether it holds a sparse vector.
 
     Raises:
         InvalidArgumentError: Too many keys or bytes, or a key or value breaks its rules.
@@ -268,11 +317,14 @@ def check_metadata(
         )
     # This runs for every value of every record: what is usual takes no call of ours.
     maximum = limits.max_metadata_key_bytes
+    has_sparse = False
     for key in fields:
         if not _is_good_key(key, maximum):
             check_metadata_key(key, limits, field)
-        if fields[key].WhichOneof("kind") not in _ALWAYS_GOOD:
+        kind = fields[key].WhichOneof("kind")
+        if kind not in _ALWAYS_GOOD:
             check_value(fields[key], field, key, null=True)
+            has_sparse |= kind == "sparse_vector"
     if metadata.ByteSize() > limits.max_metadata_bytes:
         size = sum(len(key.encode()) + _value_bytes(value) for key, value in fields.items())
         if size > limits.max_metadata_bytes:
@@ -280,6 +332,7 @@ def check_metadata(
                 field,
                 f"{field} has {size} bytes; at most {limits.max_metadata_bytes} are allowed",
             )
+    return has_sparse
 
 
 def _value_bytes(value: value_pb2.Value) -> int:
@@ -290,6 +343,8 @@ def _value_bytes(value: value_pb2.Value) -> int:
         return sum(len(v.encode()) for v in value.string_list.values)
     if kind in ("int_list", "double_list"):
         return 8 * len(getattr(value, kind).values)
+    if kind == "sparse_vector":
+        return 8 * len(value.sparse_vector.indices)
     if kind == "bool_list":
         return len(value.bool_list.values)
     return 1 if kind in ("bool_value", "null_value") else 8
