@@ -36,7 +36,8 @@ def test_the_pins_satisfy_the_distribution() -> None:
         canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
         for pin in (Requirement(line) for line in lines if not line.startswith("#"))
     }
-    for text in (*project["dependencies"], *project["optional-dependencies"]["server"]):
+    extras = project["optional-dependencies"]
+    for text in (*project["dependencies"], *extras["server"], *extras["objects"]):
         wanted = Requirement(text)
         name = canonicalize_name(wanted.name)
         assert name in pins, f"{name} is not pinned: run `make image-requirements`"

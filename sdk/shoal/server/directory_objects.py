@@ -40,7 +40,7 @@ _ASIDE: Final = ".incoming"
 _STALE_AFTER_S: Final = 60 * 60
 """A put writes to its file all the time: one that was not touched for so long was interrupted."""
 
-_RENAMES: Final = 8
+_RENAMES: Final = 100
 """How often a directory may be removed under a put."""
 
 
@@ -101,13 +101,32 @@ class DirectoryStore:
                 file.flush()
                 os.fsync(file.fileno())
             crash_point("object_written_aside")
-            _rename(aside, target)
+            self._rename(aside, target)
         except BaseException:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise
         _sync_directory(target.parent)
         crash_point("object_renamed")
+
+    def _rename(self, aside: Path, target: Path) -> None:
+        try:
+            aside.rename(target)
+            return
+        except FileNotFoundError:
+            # Who deleted the last object beside it has removed the directory.
+            pass
+        for _ in range(_RENAMES):
+            with suppress(FileNotFoundError, FileExistsError):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                aside.rename(target)
+                break
+        else:
+            aside.rename(target)
+        folder = target.parent
+        while folder != self._root:
+            folder = folder.parent
+            _sync_directory(folder)
 
     # Getting.
 
@@ -196,7 +215,12 @@ class DirectoryStore:
                 except OSError:
                     break
                 folder = folder.parent
-            _sync_directory(folder)
+            while folder != self._root.parent:
+                # Or removes it: then what is above says that the object is gone.
+                with suppress(FileNotFoundError):
+                    _sync_directory(folder)
+                    break
+                folder = folder.parent
 
     def _sweep(self) -> None:
         """Remove what interrupted puts left."""
@@ -223,23 +247,13 @@ class DirectoryStore:
                 raise OverloadedError(
                     f"the snapshot store {self.url} is full", metadata=facts
                 ) from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
                 raise FailedPreconditionError(
                     f"the snapshot store {self.url} cannot be used: {error}", metadata=facts
                 ) from error
             raise UnavailableError(
                 f"the snapshot store {self.url} fails: {error}", metadata=facts
             ) from error
-
-
-def _rename(aside: Path, target: Path) -> None:
-    for _ in range(_RENAMES):
-        with suppress(FileNotFoundError):
-            aside.rename(target)
-            return
-        # Who deleted the last object beside it has removed the directory.
-        _make_directory_durably(target.parent)
-    aside.rename(target)
 
 
 def _sync_directory(path: Path) -> None:
@@ -251,9 +265,13 @@ def _sync_directory(path: Path) -> None:
 
 
 def _make_directory_durably(path: Path) -> None:
-    """Make a directory and those above it where they are missing, and their names durable."""
+    """Make a directory and those above it where they are missing, and their names durable.
+
+    Who removes an empty one at the same time may undo it: renaming into it makes it again.
+    """
     if path.is_dir():
         return
     _make_directory_durably(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_directory(path.parent)
+    with suppress(FileExistsError, FileNotFoundError):
+        path.mkdir()
+        _sync_directory(path.parent)
