@@ -65,6 +65,7 @@ class Call:
     Args:
         timeout_s: Seconds until the deadline; infinite for none.
         metadata: As it came.
+        request_id: Of a call from within the process; None: that of the metadata, or a new one.
 
     Attributes:
         caller: Who calls; set by the service's guard.
@@ -85,8 +86,10 @@ class Call:
         self.caller: object | None = None
         if request_id is None:
             request_id = next((str(v) for k, v in metadata if k == REQUEST_ID_KEY), "")
-        # An ID goes into logs: one with line breaks, or a kilobyte long, is replaced.
-        self.request_id = request_id if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(8)
+            # An ID goes into logs: one with line breaks, or a kilobyte long, is replaced.
+            if not _REQUEST_ID.fullmatch(request_id):
+                request_id = secrets.token_hex(8)
+        self.request_id = request_id
 
     def begin(self, timeout_s: float) -> None:
         """Set the deadline anew, of a call that was looked at before it was received."""

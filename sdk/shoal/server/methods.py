@@ -30,8 +30,8 @@ from shoal.errors import (
     ShoalError,
     UnimplementedError,
 )
-from shoal.server import metrics
 from shoal.server.admission import Admission, Place
+from shoal.server.call_metrics import MethodMetrics, of_method
 from shoal.server.calls import Call, current_request_id
 from shoal.wire.limits import DEFAULT_LIMITS
 
@@ -84,33 +84,6 @@ class Guard(Protocol):
         """
 
 
-class _MethodMetrics:
-    """The customary server metrics of one method, looked up once and not at each call."""
-
-    __slots__ = ("_handled", "_handled_by_code", "_labels", "seconds", "started")
-
-    def __init__(self, kind: str, service: str, method: str) -> None:
-        names = ("grpc_type", "grpc_service", "grpc_method")
-        self._labels = (kind, service, method)
-        self._handled = metrics.counter(
-            "grpc_server_handled", "Calls that were answered.", (*names, "grpc_code")
-        )
-        self._handled_by_code: dict[str, Any] = {}
-        self.started = metrics.counter(
-            "grpc_server_started", "Calls that were begun.", names
-        ).labels(*self._labels)
-        self.seconds = metrics.histogram(
-            "grpc_server_handling_seconds", "Time from request to answer.", names
-        ).labels(*self._labels)
-        self.handled("OK", 0)
-
-    def handled(self, code: str, count: int = 1) -> None:
-        child = self._handled_by_code.get(code)
-        if child is None:
-            child = self._handled_by_code[code] = self._handled.labels(*self._labels, code)
-        child.inc(count)
-
-
 def _unimplemented(full_name: str) -> Callable[..., Any]:
     async def refuse(request: Message, context: object) -> Message:
         raise UnimplementedError(f"{full_name} is not there yet")
@@ -161,7 +134,7 @@ class BoundMethod:
         if guard is not None and self.is_stream:
             raise TypeError(f"{self.full_name} is a stream, which no guard can check")
         self._guard = guard
-        self._metrics = _MethodMetrics(
+        self._metrics = of_method(
             "bidi_stream" if self.is_stream else "unary", service, descriptor.name
         )
 
@@ -337,13 +310,13 @@ class _Accounted:
 
     __slots__ = ("_begin", "_call", "_method", "_metrics")
 
-    def __init__(self, method: str, method_metrics: _MethodMetrics, call: Call) -> None:
+    def __init__(self, method: str, method_metrics: MethodMetrics, call: Call) -> None:
         self._method = method
         self._metrics = method_metrics
         self._call = call
 
     def __enter__(self) -> None:
-        self._metrics.started.inc()
+        self._metrics.began()
         self._begin = time.perf_counter()
 
     def __exit__(
@@ -372,8 +345,7 @@ class _Accounted:
             self._end("OK")
 
     def _end(self, code: str) -> None:
-        self._metrics.handled(code)
-        self._metrics.seconds.observe(time.perf_counter() - self._begin)
+        self._metrics.ended(code, time.perf_counter() - self._begin)
 
 
 class _Rest:

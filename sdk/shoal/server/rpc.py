@@ -244,12 +244,13 @@ async def call(
     if timeout_s <= 0:
         raise DeadlineExceededError("the deadline has passed before the call was made")
     request_id = current_request_id.get()
-    if request_id is not None:
-        metadata = (*metadata, (REQUEST_ID_KEY, request_id))
     try:
         local: object = method
         if isinstance(local, _LocalUnary):
-            return cast("_Response", await local(request, timeout=timeout_s, metadata=metadata))
+            here = Call(timeout_s, metadata, request_id)
+            return cast("_Response", await local.answer(request, here))
+        if request_id is not None:
+            metadata = (*metadata, (REQUEST_ID_KEY, request_id))
         return await _uncancelled(method(request, timeout=timeout_s, metadata=tuple(metadata)))
     except grpc.aio.AioRpcError as error:
         raise _decoded(error, address, timeout_s) from None
@@ -344,7 +345,10 @@ class _LocalUnary:
         self, request: Message, *, timeout: float | None = None, metadata: _Metadata | None = None
     ) -> Message:
         timeout_s = self._default_timeout_s if timeout is None else timeout
-        return await self._method.answer(request, Call(timeout_s, metadata or ()))
+        return await self.answer(request, Call(timeout_s, metadata or ()))
+
+    async def answer(self, request: Message, call: Call) -> Message:
+        return await self._method.answer(request, call)
 
 
 class _LocalStreamCall:
