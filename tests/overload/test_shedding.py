@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -25,7 +26,7 @@ from shoal.v1 import (
 )
 from shoal.wire import status
 
-MANY = 3 * ALWAYS_ADMITTED
+MANY = 100
 
 
 class Everybody:
@@ -205,3 +206,47 @@ async def test_a_refusal_travels_with_its_reason_and_retry_info(served: Served) 
     decoded = status.decode("RESOURCE_EXHAUSTED", "", trailer)
     assert decoded.reason == "OVERLOADED"
     assert decoded.retry_after_s
+
+
+async def test_a_request_that_never_comes_to_its_end_is_ended(unused_tcp_port: int) -> None:
+    """Headers without a deadline, and half a message."""
+    server = rpc.server()
+    rpc.add_service(
+        server,
+        "shoal.v1.CollectionService",
+        Collections(),
+        guard=Everybody(),
+        default_timeout_s=0.5,
+    )
+    rpc.bind(server, "127.0.0.1", unused_tcp_port)
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", unused_tcp_port)
+    try:
+        headers = (
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", b"/shoal.v1.CollectionService/CountCollections"),
+            (b":authority", b"localhost"),
+            (b"content-type", b"application/grpc"),
+            (b"te", b"trailers"),
+        )
+        block = b"".join(
+            b"\x00" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in headers
+        )  # fmt: skip
+        half = b"\x00" + struct.pack(">I", 1_000_000) + bytes(1_000)
+        writer.write(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            + struct.pack(">I", 0)[1:] + b"\x04\x00" + bytes(4)
+            + struct.pack(">I", len(block))[1:] + b"\x01\x04" + struct.pack(">I", 1) + block
+            + struct.pack(">I", len(half))[1:] + b"\x00\x00" + struct.pack(">I", 1) + half
+        )  # fmt: skip
+        async with asyncio.timeout(20):
+            while True:
+                head = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(head[:3], "big"))
+                ends_stream = head[3] == 3 or (head[3] == 1 and head[4] & 1)
+                if ends_stream and int.from_bytes(head[5:], "big") == 1:
+                    break
+    finally:
+        writer.close()
+        await server.stop(None)

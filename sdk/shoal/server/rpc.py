@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from typing import Any, Final, TypeVar, cast
 
@@ -25,7 +26,12 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from shoal.errors import DeadlineExceededError, ShoalError, UnavailableError
+from shoal.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    ShoalError,
+    UnavailableError,
+)
 from shoal.server.admission import Admission
 from shoal.server.calls import (
     REQUEST_ID_KEY,
@@ -59,6 +65,8 @@ __all__ = [
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
 _Metadata = Iterable[tuple[str, str | bytes]]
+
+_SWEEP_EVERY_S: Final = 1.0
 
 _MAX_DETAILS_CHARACTERS: Final = 1_000
 """Of a status' message, which travels in a header."""
@@ -130,6 +138,10 @@ class _GuardedHandlers(grpc.GenericRpcHandler):
     def __init__(self, methods: Iterable[BoundMethod], default_timeout_s: float) -> None:
         self._methods = {f"/{method.full_name}": method for method in methods}
         self._default_timeout_s = default_timeout_s
+        # Calls whose request is on its way, by gRPC's task for each, with when they began; without
+        # those that the sweep has ended.
+        self._receiving: dict[asyncio.Task[Any], float] = {}
+        self._sweep_is_due = False
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -142,9 +154,52 @@ class _GuardedHandlers(grpc.GenericRpcHandler):
             method.admit(call)
         except ShoalError as error:
             return grpc.stream_stream_rpc_method_handler(_refusal(error, call.request_id))
-        return grpc.unary_unary_rpc_method_handler(
-            _unary_handler(method, self._default_timeout_s, admitted=call)
-        )
+        return grpc.stream_unary_rpc_method_handler(self._receiving_handler(method, call))
+
+    def _receiving_handler(self, method: BoundMethod, admitted: Call) -> Any:
+        """Receive the request by our own hand: gRPC would wait for it without an end."""
+        handle = _unary_handler(method, self._default_timeout_s, admitted)
+
+        async def receive(
+            _raws: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+        ) -> bytes:
+            task = cast("asyncio.Task[Any]", asyncio.current_task())
+            self._receiving[task] = time.monotonic()
+            if not self._sweep_is_due:
+                self._sweep_is_due = True
+                asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
+            try:
+                raw: Any = await context.read()
+            except asyncio.CancelledError:
+                if task in self._receiving:
+                    raise
+                task.uncancel()
+                error: ShoalError = DeadlineExceededError(
+                    f"the request of {method.full_name} did not come to its end"
+                )
+                _set_status(context, error, admitted.request_id)
+                return b""
+            finally:
+                self._receiving.pop(task, None)
+            if raw is grpc.aio.EOF:
+                error = InvalidArgumentError(f"the call of {method.full_name} has no request")
+                _set_status(context, error, admitted.request_id)
+                return b""
+            answer: bytes = await handle(raw, context)
+            return answer
+
+        return receive
+
+    def _sweep(self) -> None:
+        """End calls whose request has been on its way for longer than a call may take."""
+        latest = time.monotonic() - self._default_timeout_s
+        for task, begin in list(self._receiving.items()):
+            if begin < latest:
+                del self._receiving[task]
+                task.cancel()
+        self._sweep_is_due = bool(self._receiving)
+        if self._sweep_is_due:
+            asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
 
 
 def _refusal(error: ShoalError, request_id: str) -> Any:
@@ -160,7 +215,9 @@ def _refusal(error: ShoalError, request_id: str) -> Any:
 
 
 def _unary_handler(
-    method: BoundMethod, default_timeout_s: float, admitted: Call | None = None
+    method: BoundMethod,
+    default_timeout_s: float,
+    admitted: Call | None = None,
 ) -> Any:
     async def handle(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         left = _time_remaining(context)

@@ -20,6 +20,7 @@ _MAX_METADATA_BYTES: Final = 64 * 1024
 _MIN_PING_INTERVAL_MS: Final = 5_000
 _KEEPALIVE_MS: Final = 20_000
 _KEEPALIVE_TIMEOUT_MS: Final = 10_000
+_SERVER_KEEPALIVE_MS: Final = 60_000
 # A process that was restarted at its old address should be found again at once: a first attempt
 # after 0.1 s, and never more than 1 s between two.
 _FIRST_RECONNECT_MS: Final = 100
@@ -74,6 +75,10 @@ def server(
             # (The key of what grpc.h calls MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS has no "recv".)
             ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
             ("grpc.keepalive_permit_without_calls", 1),
+            # A peer that vanished without a word would hold its connection, and what it was
+            # sending, for hours.
+            ("grpc.keepalive_time_ms", _SERVER_KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             *(pending if sheds_early else ()),
         ],
     )
