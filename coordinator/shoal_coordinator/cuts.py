@@ -185,7 +185,7 @@ class Cuts:
                 self._hold(worker_id, cut_id, of_worker, hold_ms)
                 for worker_id, of_worker in shards.items()
             )
-            self._crash_point("shards_held")
+            self._crash_point("all_shards_held")
             moment = describe()
             if _by_worker(moment.entries) != shards:
                 raise UnavailableError("collections were created or deleted during the attempt")
@@ -197,7 +197,7 @@ class Cuts:
         except BaseException:
             await self._release(cut_id, shards)
             raise
-        self._crash_point("shards_cut")
+        self._crash_point("all_shards_cut")
         states = {shard_id: state for answer in cut for shard_id, state in answer.items()}
         return Cut(cut_id, moment, shards, states)
 

@@ -260,8 +260,8 @@ async def test_a_repeated_request_waits_for_the_same_restoration(cluster: Snapsh
     "point",
     [
         "snapshot_recorded",
-        "shards_held",
-        "shards_cut",
+        "all_shards_held",
+        "all_shards_cut",
         "snapshot_cut",
         "cut_stored",
         "manifest_written",

@@ -1,0 +1,50 @@
+"""Waiting for snapshots and backups, and looking into their store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import shoal
+from shoal import AdminClient, Backup, Snapshot
+
+TIMEOUT_S = 60.0
+
+
+def ended(client: shoal.Client, name: str) -> Snapshot:
+    """Wait until a snapshot is ready, or failed."""
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while (found := client.describe_snapshot(name)).status == "Initializing":
+        assert time.monotonic() < give_up_at, found
+        time.sleep(0.02)
+    return found
+
+
+def ready(client: shoal.Client, name: str) -> Snapshot:
+    """Wait until a snapshot is ready."""
+    found = ended(client, name)
+    assert found.status == "Ready", found.failure
+    return found
+
+
+def backup_ended(admin: AdminClient, name: str) -> Backup:
+    """Wait until a backup is ready, or failed."""
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while (found := admin.describe_backup(name)).status == "Initializing":
+        assert time.monotonic() < give_up_at, found
+        time.sleep(0.02)
+    return found
+
+
+def files(data: Path) -> list[str]:
+    """What lies in the snapshot store of a data directory."""
+    store = data / "snapshots"
+    return sorted(str(path.relative_to(store)) for path in store.rglob("*") if path.is_file())
+
+
+def files_become(data: Path, expected: list[str]) -> None:
+    """Wait until the store holds these files."""
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while files(data) != expected:
+        assert time.monotonic() < give_up_at, (files(data), expected)
+        time.sleep(0.05)
