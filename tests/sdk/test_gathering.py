@@ -37,7 +37,7 @@ class Server:
     """Where calls go: each comes back when the test says so, with the numbers that were asked."""
 
     def __init__(self, **options: Any) -> None:
-        given: dict[str, Any] = {"usual_s": 400.0, "longest_wait_s": 60.0}
+        given: dict[str, Any] = {"usual_s": 400.0, "longest_wait_s": 60.0, "few": 1}
         self.gatherer: AsyncGatherer[list[float]] = AsyncGatherer(**given | options)
         self.calls: list[list[float]] = []
         self._ends: list[asyncio.Future[errors.ShoalError | None]] = []
@@ -105,6 +105,15 @@ async def test_one_who_asks_alone_waits_for_nobody(server: Server) -> None:
     assert server.calls == [[0]]
     await server.answer(0)
     assert await task == [0]
+
+
+async def test_two_do_not_wait_for_each_other() -> None:
+    server = Server(few=2)
+    first, second = await server.ask_all(2)
+    assert server.calls == [[0], [1]]
+    await server.answer(1)
+    await server.answer(0)
+    assert (await first, await second) == ([0], [1])
 
 
 async def test_what_is_asked_meanwhile_travels_together(server: Server) -> None:
@@ -255,7 +264,7 @@ def test_threads_get_what_they_asked_for() -> None:
 
 
 def test_an_interrupted_thread_takes_nobody_with_it() -> None:
-    gatherer: Gatherer[list[float]] = Gatherer(usual_s=400.0, longest_wait_s=60.0)
+    gatherer: Gatherer[list[float]] = Gatherer(usual_s=400.0, longest_wait_s=60.0, few=1)
     is_begun, may_end = threading.Event(), threading.Event()
 
     def hold(queries: Queries) -> list[float]:
