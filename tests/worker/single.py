@@ -62,12 +62,18 @@ class SingleShard:
         *,
         space: Space.ValueType = Space.SPACE_L2,
         quantization: Quantization.ValueType = Quantization.QUANTIZATION_BF16,
+        language: str = "",
+        sparse_keys: Sequence[str] = (),
         **hnsw: Any,
     ) -> SingleShard:
         shard_id, collection_id = str(uuid.uuid4()), str(uuid.uuid4())
         entry = collection_entry(
             worker, shard_id, collection_id, space=space, quantization=quantization, **hnsw
         )
+        configuration = entry.collection.configuration
+        configuration.documents.language = language
+        for key in sparse_keys:
+            configuration.sparse_vectors[key].SetInParent()
         request = pb.CreateShardRequest(
             cluster_id=str(worker.cluster_id),
             worker_id=str(worker.worker_id),
