@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import OverloadedError
-from shoal_worker.environment import Database, Transaction
+from shoal_worker.environment import Transaction
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.store import Record, Store
-from shoal_worker.vector_file import HEAD_BYTES, id_and_ordinal
+from shoal_worker.vector_file import HEAD, HEAD_BYTES
 
 __all__ = ["Column", "ColumnReader", "Columns", "KnownHeads"]
 
@@ -100,13 +100,17 @@ class KnownHeads:
             self._encoded = b"".join([heads.tobytes() for heads in self._heads])
             noted = [row for rows in self._rows for row in rows.tolist()]
             self._places = dict(zip(noted, range(0, len(self._encoded), HEAD_BYTES), strict=True))
-        place_of, encoded = self._places.get, self._encoded
+        place_of, head, encoded = self._places.get, HEAD.unpack_from, self._encoded
         ids: list[str] = []
         ordinals: list[int] = []
         for row in rows:
             place = place_of(row)
-            name, ordinal = ("", 0) if place is None else id_and_ordinal(encoded, place)
-            ids.append(name)
+            if place is None:
+                ids.append("")
+                ordinals.append(0)
+                continue
+            _, ordinal, _, length, name = head(encoded, place)
+            ids.append(name[:length].decode())
             ordinals.append(ordinal)
         if "" in ids:
             unknown = [i for i, name in enumerate(ids) if not name]
@@ -126,20 +130,17 @@ class ColumnReader:
         self._store = store
         self._max_bytes = max_bytes
         self.columns = Columns.empty(include)
-        self._texts = self._wanted()
-
-    def _wanted(self) -> list[tuple[Database, Callable[[bytes | None], None]]]:
-        """Where to read what was asked for beside vectors, and what takes a value of it."""
-        columns, store = self.columns, self._store
-        metadatas, documents, uris = columns.metadatas, columns.documents, columns.uris
-        wanted: list[tuple[Database, Callable[[bytes | None], None]]] = []
-        if metadatas is not None:
-            wanted.append((store.metadata, lambda v: metadatas.append(v or b"")))
-        if documents is not None:
-            wanted.append((store.documents, lambda v: documents.append(_decoded(v))))
-        if uris is not None:
-            wanted.append((store.uris, lambda v: uris.append(_decoded(v))))
-        return wanted
+        columns = self.columns
+        # Where to read what was asked for beside vectors.
+        self._metadatas = columns.metadatas
+        self._texts = [
+            (database, column)
+            for database, column in (
+                (store.documents, columns.documents),
+                (store.uris, columns.uris),
+            )
+            if column is not None
+        ]
 
     def add(self, record: Record) -> bool:
         """Append a record.
@@ -151,11 +152,12 @@ class ColumnReader:
         txn, store, columns = self._txn, self._store, self.columns
         row = record.row
         size = len(record.id) + 8 + _STRING_OVERHEAD_BYTES
-        found: list[bytes | None] = []
-        for database, _ in self._texts:
-            value = store.value(txn, database, row)
-            found.append(value)
-            size += _STRING_OVERHEAD_BYTES + (len(value) if value else 0)
+        metadata = None
+        if self._metadatas is not None:
+            metadata = store.value(txn, store.metadata, row)
+            size += _STRING_OVERHEAD_BYTES + (len(metadata) if metadata else 0)
+        texts = [store.value(txn, database, row) for database, _ in self._texts]
+        size += _size_of(texts)
         vector = None
         if columns.vectors is not None:
             vector = store.vector(txn, record.key)
@@ -169,35 +171,43 @@ class ColumnReader:
         columns.ordinals.append(record.ordinal)
         if columns.vectors is not None and vector is not None:
             columns.vectors.append(vector)
-        for (_, take), value in zip(self._texts, found, strict=True):
-            take(value)
+        if self._metadatas is not None:
+            self._metadatas.append(metadata or b"")
+        for (_, column), text in zip(self._texts, texts, strict=True):
+            column.append(None if text is None else text.decode())
         return True
 
-    def add_rows(self, rows: Sequence[int], known: KnownHeads | None = None) -> bool:
+    def add_rows(self, rows: Sequence[int], known: KnownHeads, check: Callable[[], None]) -> bool:
         """Append the records of rows, which must have one.
 
         Args:
             rows: The rows.
             known: What need not be read of some of them.
+            check: Called every few records; what it raises ends the reading.
 
         Returns:
             False if the columns grew over their bound: it is noticed every few records.
         """
-        columns = self.columns
+        columns, txn, store = self.columns, self._txn, self._store
         for first in range(0, len(rows), _ROWS_AT_ONCE):
+            check()
             part = rows[first : first + _ROWS_AT_ONCE]
-            if known is not None and columns.vectors is None:
-                ids, ordinals = known.of(self._txn, self._store, part)
-                keys: list[int] = []
+            keys: list[int] = []
+            if columns.vectors is None:
+                ids, ordinals = known.of(txn, store, part)
             else:
-                ids, ordinals, keys = self._store.records_of(self._txn, part)
+                ids, ordinals, keys = store.records_of(txn, part)
             columns.ids += ids
             columns.ordinals += ordinals
             size = sum(map(len, ids)) + (8 + _STRING_OVERHEAD_BYTES) * len(ids)
-            for database, take in self._texts:
-                for value in self._store.values(self._txn, database, part):
-                    size += _STRING_OVERHEAD_BYTES + (len(value) if value else 0)
-                    take(value)
+            if self._metadatas is not None:
+                metadatas = store.values(txn, store.metadata, part)
+                size += _size_of(metadatas)
+                self._metadatas += [value or b"" for value in metadatas]
+            for database, column in self._texts:
+                texts = store.values(txn, database, part)
+                size += _size_of(texts)
+                column += [None if text is None else text.decode() for text in texts]
             if columns.vectors is not None:
                 size += self._add_vectors(columns.vectors, keys)
             columns.size_bytes += size
@@ -217,8 +227,9 @@ class ColumnReader:
         return size
 
 
-def _decoded(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
+def _size_of(values: Sequence[bytes | None]) -> int:
+    """Give roughly what values weigh in a message."""
+    return _STRING_OVERHEAD_BYTES * len(values) + sum([len(value) for value in values if value])
 
 
 def check_answer_fits(fits: bool, max_bytes: int) -> None:

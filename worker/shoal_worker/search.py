@@ -172,12 +172,11 @@ def _read(
     heads: KnownHeads,
 ) -> Matches:
     reader = ColumnReader(pinned.txn, pinned.store, sought.include, sought.max_bytes)
-    for candidates in found:
-        sought.check()
-        check_answer_fits(reader.add_rows(candidates.rows.tolist(), heads), sought.max_bytes)
-    distances = found[0].distances
+    rows, distances = found[0].rows, found[0].distances
     if len(found) > 1:
+        rows = np.concatenate([c.rows for c in found])
         distances = np.concatenate([c.distances for c in found])
+    check_answer_fits(reader.add_rows(rows.tolist(), heads, sought.check), sought.max_bytes)
     return Matches([len(c.rows) for c in found], reader.columns, distances)
 
 

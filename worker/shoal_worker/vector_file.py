@@ -37,6 +37,7 @@ from google.protobuf.message import DecodeError
 from shoal.internal.v1.storage_pb2 import VectorFileHeader
 
 __all__ = [
+    "HEAD",
     "HEAD_BYTES",
     "HEAD_WORDS",
     "DamagedVectorsError",
@@ -44,7 +45,6 @@ __all__ = [
     "VectorFile",
     "VectorFileWriter",
     "encode_heads",
-    "id_and_ordinal",
 ]
 
 VECTOR_FILE_FORMAT: Final = 1
@@ -63,7 +63,9 @@ _ID_BYTES: Final = 8 * (HEAD_WORDS - 2) - 5
 """The longest ID that a head holds: 43 bytes, a UUID and some. Longer ones are read from the
 records."""
 
-_HEAD: Final = struct.Struct(f"<QQIB{_ID_BYTES}s")
+HEAD: Final = struct.Struct(f"<QQIB{_ID_BYTES}s")
+"""Key, ordinal, row, bytes of the ID (0: the head does not hold it), the ID."""
+
 _NO_ID: Final = (0, b"")
 
 _WORD: Final = np.dtype("<u8")
@@ -88,7 +90,7 @@ class Gathered(NamedTuple):
     Attributes:
         vectors: Shape ``(n, d)``.
         rows: Shape ``(n,)``.
-        heads: Shape ``(n, HEAD_WORDS)``; see `id_and_ordinal`.
+        heads: Shape ``(n, HEAD_WORDS)``; see `HEAD`.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -106,24 +108,13 @@ def encode_heads(
         rows: Their rows.
         records: Ordinal and encoded ID of each row; None if it has no record any more.
     """
-    encoded = bytearray(_HEAD.size * len(keys))
+    encoded = bytearray(HEAD.size * len(keys))
     for i, (key, row, record) in enumerate(zip(keys, rows, records, strict=True)):
         ordinal, name = record or _NO_ID
         if len(name) > _ID_BYTES:
             name = b""
-        _HEAD.pack_into(encoded, i * _HEAD.size, key, ordinal, row, len(name), name)
+        HEAD.pack_into(encoded, i * HEAD.size, key, ordinal, row, len(name), name)
     return np.frombuffer(encoded, _WORD).reshape(len(keys), HEAD_WORDS)
-
-
-def id_and_ordinal(heads: bytes, at: int) -> tuple[str, int]:
-    """Give the ID and ordinal of a head; the ID is empty if the head does not hold it.
-
-    Args:
-        heads: Heads, one after the other, each of `HEAD_BYTES`.
-        at: Where it begins.
-    """
-    _, ordinal, _, length, name = _HEAD.unpack_from(heads, at)
-    return name[:length].decode(), ordinal
 
 
 def _vector_words(dimension: int) -> int:
