@@ -204,7 +204,6 @@ class ShardUnderTest:
             1 << 30,
             threads,
             lambda: None,
-            self.worker.walker,
         )
         with shard.pin() as pinned:
             found = search(pinned, shard.configuration.fit.space, sought)

@@ -22,6 +22,8 @@ _STRING_OVERHEAD_BYTES: Final = 4
 """What a string costs in a message beside its own bytes: its tag and length."""
 
 
+_EMPTY_HEAD: Final = bytes(HEAD_BYTES)
+
 _ROWS_AT_ONCE: Final = 64
 """Rows that are read between two looks at the bound."""
 
@@ -97,21 +99,17 @@ class KnownHeads:
             DamagedValueError: If one has no record.
         """
         if self._places is None:
-            self._encoded = b"".join([heads.tobytes() for heads in self._heads])
             noted = [row for rows in self._rows for row in rows.tolist()]
-            self._places = dict(zip(noted, range(0, len(self._encoded), HEAD_BYTES), strict=True))
+            self._places = dict(
+                zip(noted, range(0, HEAD_BYTES * len(noted), HEAD_BYTES), strict=True)
+            )
+            self._encoded = b"".join([*(heads.tobytes() for heads in self._heads), _EMPTY_HEAD])
+        # What is not known is found in the empty head behind the others, and read below.
         place_of, head, encoded = self._places.get, HEAD.unpack_from, self._encoded
-        ids: list[str] = []
-        ordinals: list[int] = []
-        for row in rows:
-            place = place_of(row)
-            if place is None:
-                ids.append("")
-                ordinals.append(0)
-                continue
-            _, ordinal, _, length, name = head(encoded, place)
-            ids.append(name[:length].decode())
-            ordinals.append(ordinal)
+        nowhere = len(encoded) - HEAD_BYTES
+        found = [head(encoded, place_of(row, nowhere)) for row in rows]
+        ids = [name[:length].decode() for _, _, _, length, name in found]
+        ordinals = [ordinal for _, ordinal, _, _, _ in found]
         if "" in ids:
             unknown = [i for i, name in enumerate(ids) if not name]
             read = store.records_of(txn, [rows[i] for i in unknown])

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
@@ -24,7 +23,7 @@ import numpy.typing as npt
 from shoal.errors import DimensionMismatchError
 from shoal_worker.columns import Column, ColumnReader, Columns, KnownHeads, check_answer_fits
 from shoal_worker.distances import Queries, Space, exact, exact_of_each
-from shoal_worker.graph import Graph, Walked
+from shoal_worker.graph import Graph
 from shoal_worker.matching import Selection, select
 from shoal_worker.nearest import Candidates, ranked, ranked_of_each
 from shoal_worker.planning import coarse_us, scan_us, walk_us
@@ -60,12 +59,6 @@ _GATHER_PAIRS: Final = 4096
 _REMEMBERED_PLANS: Final = 1024
 """Estimates that are kept: one search is planned as the one before it."""
 
-_AHEAD_QUERIES: Final = 16
-"""Queries of a batch that the graph is walked for while the ones before them are ranked. With two
-threads and cores, and 40 us of spinning in place of the ranking, a query of a batch of 64 took 418
-us if one came after the other, 372 in parts of 32, 244 of 16 and 214 of 8 (the least of 60 rounds,
-on a busy machine); each part costs CPU time for its threads."""
-
 
 class Method(Enum):
     """How a search found what it found."""
@@ -85,7 +78,6 @@ class Search(NamedTuple):
         include: What to return of them.
         max_bytes: Bound of the answer.
         threads: For the graph, at most.
-        walker: Walks a graph while candidates are ranked, if there is one and `threads` allows.
         check: Called now and then; what it raises ends the search.
     """
 
@@ -96,7 +88,6 @@ class Search(NamedTuple):
     max_bytes: int
     threads: int
     check: Callable[[], None]
-    walker: Executor | None = None
 
 
 @dataclass(slots=True)
@@ -358,35 +349,13 @@ class _Searcher:
             if which.size == len(self._queries.single)
             else (self._sought.queries[which])
         )
+        keys, counts = graph.search(asked, count, self._sought.threads)
         step = max(1, _GATHER_PAIRS // count)
         found: list[Candidates] = []
-        for start, (keys, counts) in self._walked(graph, asked, count):
-            for first in range(0, len(keys), step):
-                part = slice(first, first + step)
-                asked_here = which[start + first : start + first + len(keys[part])]
-                found += self._rank(asked_here, keys[part], counts[part])
+        for first in range(0, len(keys), step):
+            part = slice(first, first + step)
+            found += self._rank(which[part], keys[part], counts[part])
         return found
-
-    def _walked(
-        self, graph: Graph, asked: npt.NDArray[np.float32], count: int
-    ) -> Iterator[tuple[int, Walked]]:
-        """Give the graph's candidates of parts of a batch, each with where it begins.
-
-        With threads to spare the next part is walked while the caller ranks this one.
-        """
-        walker, threads = self._sought.walker, self._sought.threads
-        if walker is None or threads < 2 or len(asked) < 2 * _AHEAD_QUERIES:
-            yield 0, graph.search(asked, count, threads)
-            return
-        starts = range(0, len(asked), _AHEAD_QUERIES)
-        walk = functools.partial(graph.search, count=count, threads=threads)
-        ahead = walker.submit(walk, asked[:_AHEAD_QUERIES])
-        for start in starts:
-            walked = ahead.result()
-            following = start + _AHEAD_QUERIES
-            if following < len(asked):
-                ahead = walker.submit(walk, asked[following : following + _AHEAD_QUERIES])
-            yield start, walked
 
     def _rank(
         self,

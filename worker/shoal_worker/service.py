@@ -109,7 +109,6 @@ class ShardDataService:
                 self._worker.settings.max_answer_bytes,
                 shard.configuration.num_threads,
                 context.check,
-                self._worker.walker,
             )
             with shard.pin() as pinned:
                 matches = search(pinned, shard.configuration.fit.space, sought)

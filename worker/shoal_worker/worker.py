@@ -91,7 +91,6 @@ class Worker:
         self._held: HeldShards | None = None
         self._membership: Membership | None = None
         self._readers = ThreadPoolExecutor(self.settings.read_threads, "shoal-read")
-        self.walker = ThreadPoolExecutor(self.settings.read_threads, "shoal-walk")
         self._committers = ThreadPoolExecutor(self.settings.commit_threads, "shoal-commit")
         self._building = Building()
         self.indexing = Indexing()
@@ -209,7 +208,6 @@ class Worker:
         if self._held is not None:
             self._held.close()
         self._readers.shutdown()
-        self.walker.shutdown()
         self._committers.shutdown()
         if self._directory is not None:
             self._directory.close()
