@@ -56,6 +56,7 @@ type walk struct {
 	admin        shoalv1.AdminServiceClient
 	collections  shoalv1.CollectionServiceClient
 	records      shoalv1.RecordServiceClient
+	snapshots    shoalv1.SnapshotServiceClient
 	name         string
 	packages     []row
 	queries      []query
@@ -68,6 +69,7 @@ func newWalk(connection *grpc.ClientConn, packages []row, queries []query) *walk
 		admin:       shoalv1.NewAdminServiceClient(connection),
 		collections: shoalv1.NewCollectionServiceClient(connection),
 		records:     shoalv1.NewRecordServiceClient(connection),
+		snapshots:   shoalv1.NewSnapshotServiceClient(connection),
 		name:        "walk-" + hex.EncodeToString(randomBytes(8)),
 		packages:    packages,
 		queries:     queries,
@@ -95,7 +97,7 @@ func (w *walk) run(ctx context.Context) error {
 }
 
 func (w *walk) steps(ctx context.Context) error {
-	steps := []func(context.Context) error{w.add, w.query, w.get, w.change, w.modify, w.delete}
+	steps := []func(context.Context) error{w.add, w.query, w.get, w.change, w.modify, w.snapshot, w.delete}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -391,6 +393,68 @@ func (w *walk) printCount(ctx context.Context, what string, where *shoalv1.Where
 	if err == nil {
 		fmt.Printf("%s: %d\n", what, counted.GetCount())
 	}
+	return err
+}
+
+func (w *walk) snapshot(ctx context.Context) error {
+	request := &shoalv1.CreateSnapshotRequest{Name: w.name, Source: w.collection}
+	created, err := w.snapshots.CreateSnapshot(ctx, request)
+	if err != nil {
+		return err
+	}
+	_, err = w.snapshots.CreateSnapshot(ctx, request)
+	if err := refused(err); err != nil {
+		return err
+	}
+	reference := &shoalv1.SnapshotReference{Name: w.name}
+	snapshot := created.GetSnapshot()
+	// What lies at the point in time that the answer told of is copied behind it.
+	for snapshot.GetStatus() == shoalv1.SnapshotStatus_SNAPSHOT_STATUS_INITIALIZING {
+		time.Sleep(100 * time.Millisecond)
+		answer, err := w.snapshots.GetSnapshot(ctx, &shoalv1.GetSnapshotRequest{Snapshot: reference})
+		if err != nil {
+			return err
+		}
+		snapshot = answer.GetSnapshot()
+	}
+	fmt.Printf("snapshot: %s, %d records\n", snapshot.GetStatus(), snapshot.GetVectorCount())
+	if err := w.restore(ctx, reference); err != nil {
+		return err
+	}
+	_, err = w.snapshots.DeleteSnapshot(ctx, &shoalv1.DeleteSnapshotRequest{Snapshot: reference})
+	if err == nil {
+		fmt.Println("deleted the snapshot")
+	}
+	return err
+}
+
+func (w *walk) restore(ctx context.Context, reference *shoalv1.SnapshotReference) error {
+	request := &shoalv1.RestoreSnapshotRequest{
+		// Names the restoration: while it takes long, the same request goes on waiting.
+		OperationId: newWriteID(),
+		Snapshot:    reference,
+		Into:        w.name + "-restored",
+		Configuration: &shoalv1.CollectionConfiguration{
+			Hnsw: &shoalv1.HnswConfiguration{Shards: proto.Uint32(3)},
+		},
+	}
+	restored := &shoalv1.RestoreSnapshotResponse{}
+	for !restored.GetDone() {
+		var err error
+		if restored, err = w.snapshots.RestoreSnapshot(ctx, request); err != nil {
+			return err
+		}
+	}
+	target := &shoalv1.CollectionReference{
+		Target: &shoalv1.CollectionReference_Id{Id: restored.GetCollection().GetId()},
+	}
+	counted, err := w.records.Count(ctx, &shoalv1.CountRequest{Collection: target})
+	if err != nil {
+		return err
+	}
+	shards := restored.GetCollection().GetConfiguration().GetHnsw().GetShards()
+	fmt.Printf("restored: %d records, shards %d\n", counted.GetCount(), shards)
+	_, err = w.collections.DeleteCollection(ctx, &shoalv1.DeleteCollectionRequest{Collection: target})
 	return err
 }
 

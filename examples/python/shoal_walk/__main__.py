@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from shoal.v1 import (
     filter_pb2,
     record_service_pb2,
     record_service_pb2_grpc,
+    snapshot_service_pb2,
+    snapshot_service_pb2_grpc,
     value_pb2,
 )
 
@@ -77,6 +80,7 @@ class Walk:
         self.admin = admin_service_pb2_grpc.AdminServiceStub(channel)
         self.collections = collection_service_pb2_grpc.CollectionServiceStub(channel)
         self.records = record_service_pb2_grpc.RecordServiceStub(channel)
+        self.snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(channel)
         self.name = f"walk-{secrets.token_hex(8)}"
         self.packages = packages()
         self.queries = read_lines("queries.jsonl")
@@ -92,6 +96,7 @@ class Walk:
             self.get()
             self.change()
             self.modify()
+            self.snapshot()
             self.delete()
         finally:
             self.drop()
@@ -305,6 +310,48 @@ class Walk:
                 collection=self.collection, where=where, session_token=self.session_token
             )
         ).count
+
+    def snapshot(self) -> None:
+        request = snapshot_service_pb2.CreateSnapshotRequest(
+            name=self.name, source=self.collection
+        )
+        snapshot = self.snapshots.CreateSnapshot(request).snapshot
+        with refused():
+            self.snapshots.CreateSnapshot(request)
+        reference = snapshot_service_pb2.SnapshotReference(name=self.name)
+        # What lies at the point in time that the answer told of is copied behind it.
+        while snapshot.status == snapshot_service_pb2.SNAPSHOT_STATUS_INITIALIZING:
+            time.sleep(0.1)
+            answer = self.snapshots.GetSnapshot(
+                snapshot_service_pb2.GetSnapshotRequest(snapshot=reference)
+            )
+            snapshot = answer.snapshot
+        status = snapshot_service_pb2.SnapshotStatus.Name(snapshot.status)
+        print(f"snapshot: {status}, {snapshot.vector_count} records")
+
+        restore = snapshot_service_pb2.RestoreSnapshotRequest(
+            # Names the restoration: while it takes long, the same request goes on waiting.
+            operation_id=secrets.token_bytes(16),
+            snapshot=reference,
+            into=f"{self.name}-restored",
+            configuration=collection_pb2.CollectionConfiguration(
+                hnsw=collection_pb2.HnswConfiguration(shards=3)
+            ),
+        )
+        restored = self.snapshots.RestoreSnapshot(restore)
+        while not restored.done:
+            restored = self.snapshots.RestoreSnapshot(restore)
+        target = collection_pb2.CollectionReference(id=restored.collection.id)
+        counted = self.records.Count(record_service_pb2.CountRequest(collection=target)).count
+        shards = restored.collection.configuration.hnsw.shards
+        print(f"restored: {counted} records, shards {shards}")
+        self.collections.DeleteCollection(
+            collection_service_pb2.DeleteCollectionRequest(collection=target)
+        )
+        self.snapshots.DeleteSnapshot(
+            snapshot_service_pb2.DeleteSnapshotRequest(snapshot=reference)
+        )
+        print("deleted the snapshot")
 
     def delete(self) -> None:
         by_filter = self.records.Delete(

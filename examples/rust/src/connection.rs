@@ -16,6 +16,7 @@ use tonic::{Code, Request, Status};
 use crate::shoal::admin_service_client::AdminServiceClient;
 use crate::shoal::collection_service_client::CollectionServiceClient;
 use crate::shoal::record_service_client::RecordServiceClient;
+use crate::shoal::snapshot_service_client::SnapshotServiceClient;
 
 /// Answers may be so large; tonic by itself takes 4 MiB.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -34,6 +35,7 @@ pub struct Clients {
     pub admin: AdminServiceClient<Transport>,
     pub collections: CollectionServiceClient<Transport>,
     pub records: RecordServiceClient<Transport>,
+    pub snapshots: SnapshotServiceClient<Transport>,
 }
 
 /// Opens one channel for all services. It connects at the first call.
@@ -64,7 +66,9 @@ pub fn connect() -> Result<Clients, Box<dyn std::error::Error>> {
         admin: AdminServiceClient::with_interceptor(channel.clone(), prepare.clone()),
         collections: CollectionServiceClient::with_interceptor(channel.clone(), prepare.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES),
-        records: RecordServiceClient::with_interceptor(channel, prepare)
+        records: RecordServiceClient::with_interceptor(channel.clone(), prepare.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES),
+        snapshots: SnapshotServiceClient::with_interceptor(channel, prepare)
             .max_decoding_message_size(MAX_ANSWER_BYTES),
     })
 }

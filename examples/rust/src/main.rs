@@ -26,9 +26,10 @@ use crate::messages::{
 use crate::shoal::value::Kind;
 use crate::shoal::{
     collection_reference, AddRequest, CollectionConfiguration, CollectionReference, CountRequest,
-    CreateCollectionRequest, DeleteCollectionRequest, DeleteRequest, DocumentOperator,
-    GetLimitsRequest, GetRequest, HeartbeatRequest, HnswConfiguration, IdList, Include,
-    ListCollectionsRequest, ListIdsRequest, QueryRequest, RecordBatch, Space,
+    CreateCollectionRequest, CreateSnapshotRequest, DeleteCollectionRequest, DeleteRequest,
+    DeleteSnapshotRequest, DocumentOperator, GetLimitsRequest, GetRequest, GetSnapshotRequest,
+    HeartbeatRequest, HnswConfiguration, IdList, Include, ListCollectionsRequest, ListIdsRequest,
+    QueryRequest, RecordBatch, RestoreSnapshotRequest, SnapshotReference, SnapshotStatus, Space,
     UpdateCollectionRequest, UpdateRequest, UpdateWhereRequest, UpsertRequest, Where,
     WhereOperator,
 };
@@ -79,6 +80,7 @@ impl Walk {
         self.get().await?;
         self.change().await?;
         self.modify().await?;
+        self.snapshot().await?;
         self.delete().await
     }
 
@@ -470,6 +472,94 @@ impl Walk {
         })
         .await?;
         Ok(answer.count)
+    }
+
+    async fn snapshot(&mut self) -> Result<(), Status> {
+        let request = CreateSnapshotRequest {
+            name: self.name.clone(),
+            source: self.collection.clone(),
+        };
+        let snapshots = &mut self.clients.snapshots;
+        let created = snapshots.create_snapshot(request.clone()).await?;
+        refused(snapshots.create_snapshot(request).await, &[])?;
+        let reference = Some(SnapshotReference {
+            name: self.name.clone(),
+            ..Default::default()
+        });
+        let mut snapshot = created.into_inner().snapshot.unwrap_or_default();
+        // What lies at the point in time that the answer told of is copied behind it.
+        while snapshot.status() == SnapshotStatus::Initializing {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let request = GetSnapshotRequest {
+                snapshot: reference.clone(),
+            };
+            let answer = retry(|| {
+                let (mut snapshots, request) = (self.clients.snapshots.clone(), request.clone());
+                async move { snapshots.get_snapshot(request).await }
+            })
+            .await?;
+            snapshot = answer.snapshot.unwrap_or_default();
+        }
+        println!(
+            "snapshot: {}, {} records",
+            snapshot.status().as_str_name(),
+            snapshot.vector_count
+        );
+        self.restore(reference.clone()).await?;
+        let request = DeleteSnapshotRequest {
+            snapshot: reference,
+        };
+        self.clients.snapshots.delete_snapshot(request).await?;
+        println!("deleted the snapshot");
+        Ok(())
+    }
+
+    async fn restore(&mut self, snapshot: Option<SnapshotReference>) -> Result<(), Status> {
+        let request = RestoreSnapshotRequest {
+            // Names the restoration: while it takes long, the same request goes on waiting.
+            operation_id: new_write_id(),
+            snapshot,
+            into: format!("{}-restored", self.name),
+            configuration: Some(CollectionConfiguration {
+                hnsw: Some(HnswConfiguration {
+                    shards: Some(3),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+        };
+        let restored = loop {
+            let answer = retry(|| {
+                let (mut snapshots, request) = (self.clients.snapshots.clone(), request.clone());
+                async move { snapshots.restore_snapshot(request).await }
+            })
+            .await?;
+            if answer.done {
+                break answer.collection.unwrap_or_default();
+            }
+        };
+        let target = Some(CollectionReference {
+            target: Some(collection_reference::Target::Id(restored.id)),
+            ..Default::default()
+        });
+        let request = CountRequest {
+            collection: target.clone(),
+            ..Default::default()
+        };
+        let counted = retry(|| {
+            let (mut records, request) = (self.clients.records.clone(), request.clone());
+            async move { records.count(request).await }
+        })
+        .await?
+        .count;
+        let hnsw = restored.configuration.unwrap_or_default().hnsw;
+        println!(
+            "restored: {counted} records, shards {}",
+            hnsw.unwrap_or_default().shards()
+        );
+        let request = DeleteCollectionRequest { collection: target };
+        self.clients.collections.delete_collection(request).await?;
+        Ok(())
     }
 
     async fn delete(&mut self) -> Result<(), Status> {

@@ -18,6 +18,7 @@ import {
 import { AdminServiceClient } from "../gen/shoal/v1/admin_service.js";
 import { CollectionServiceClient } from "../gen/shoal/v1/collection_service.js";
 import { RecordServiceClient } from "../gen/shoal/v1/record_service.js";
+import { SnapshotServiceClient } from "../gen/shoal/v1/snapshot_service.js";
 
 const SERVICE_CONFIG = new URL("../../../../protos/service_config.json", import.meta.url);
 
@@ -28,6 +29,7 @@ export interface Clients {
   admin: AdminServiceClient;
   collections: CollectionServiceClient;
   records: RecordServiceClient;
+  snapshots: SnapshotServiceClient;
   close(): void;
 }
 
@@ -50,6 +52,7 @@ export function connect(): Clients {
     admin,
     collections: new CollectionServiceClient(address, secure, shared),
     records: new RecordServiceClient(address, secure, shared),
+    snapshots: new SnapshotServiceClient(address, secure, shared),
     close: () => admin.close(),
   };
 }

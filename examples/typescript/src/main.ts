@@ -1,6 +1,7 @@
 // The walk: each step asks one thing of the server, and prints what came of it.
 
 import { randomBytes } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
 import { GetLimitsRequest, HeartbeatRequest } from "../gen/shoal/v1/admin_service.js";
 import { CollectionReference, Space } from "../gen/shoal/v1/collection.js";
 import {
@@ -21,6 +22,14 @@ import {
   UpdateWhereRequest,
   UpsertRequest,
 } from "../gen/shoal/v1/record_service.js";
+import {
+  CreateSnapshotRequest,
+  DeleteSnapshotRequest,
+  GetSnapshotRequest,
+  RestoreSnapshotRequest,
+  SnapshotReference,
+  SnapshotStatus,
+} from "../gen/shoal/v1/snapshot_service.js";
 import { IdList, Include, RecordBatch } from "../gen/shoal/v1/value.js";
 import { call, type Clients, connect } from "./connection.js";
 import { batch, type Query, readPackages, readQueries, type Row } from "./data.js";
@@ -70,6 +79,7 @@ class Walk {
       await this.#get();
       await this.#change();
       await this.#modify();
+      await this.#snapshot();
       await this.#delete();
     } finally {
       await this.#drop();
@@ -329,6 +339,44 @@ class Walk {
     const sessionToken = this.#sessionToken;
     const request = CountRequest.create({ collection: this.#collection, where, sessionToken });
     return (await call(records, records.count, request)).count;
+  }
+
+  async #snapshot(): Promise<void> {
+    const { collections, records, snapshots } = this.#clients;
+    const request = CreateSnapshotRequest.create({ name: this.#name, source: this.#collection });
+    let { snapshot } = await call(snapshots, snapshots.createSnapshot, request);
+    await refused(call(snapshots, snapshots.createSnapshot, request));
+    const reference = SnapshotReference.create({ name: this.#name });
+    // What lies at the point in time that the answer told of is copied behind it.
+    while (snapshot!.status === SnapshotStatus.SNAPSHOT_STATUS_INITIALIZING) {
+      await setTimeout(100);
+      const asked = GetSnapshotRequest.create({ snapshot: reference });
+      ({ snapshot } = await call(snapshots, snapshots.getSnapshot, asked));
+    }
+    console.log(`snapshot: ${SnapshotStatus[snapshot!.status]}, ${snapshot!.vectorCount} records`);
+
+    const restore = RestoreSnapshotRequest.fromPartial({
+      // Names the restoration: while it takes long, the same request goes on waiting.
+      operationId: randomBytes(16),
+      snapshot: reference,
+      into: `${this.#name}-restored`,
+      configuration: { hnsw: { shards: 3 } },
+    });
+    let restored = await call(snapshots, snapshots.restoreSnapshot, restore);
+    while (!restored.done) {
+      restored = await call(snapshots, snapshots.restoreSnapshot, restore);
+    }
+    const target = CollectionReference.create({
+      target: { $case: "id", value: restored.collection!.id },
+    });
+    const counted = await call(records, records.count, CountRequest.create({ collection: target }));
+    const shards = restored.collection!.configuration!.hnsw!.shards;
+    console.log(`restored: ${counted.count} records, shards ${shards}`);
+    const drop = DeleteCollectionRequest.create({ collection: target });
+    await call(collections, collections.deleteCollection, drop);
+    const remove = DeleteSnapshotRequest.create({ snapshot: reference });
+    await call(snapshots, snapshots.deleteSnapshot, remove);
+    console.log("deleted the snapshot");
   }
 
   async #delete(): Promise<void> {

@@ -28,11 +28,14 @@ import io.shoal.v1.CollectionServiceGrpc;
 import io.shoal.v1.CollectionServiceGrpc.CollectionServiceBlockingStub;
 import io.shoal.v1.CountRequest;
 import io.shoal.v1.CreateCollectionRequest;
+import io.shoal.v1.CreateSnapshotRequest;
 import io.shoal.v1.DeleteCollectionRequest;
 import io.shoal.v1.DeleteRequest;
+import io.shoal.v1.DeleteSnapshotRequest;
 import io.shoal.v1.DocumentOperator;
 import io.shoal.v1.GetLimitsRequest;
 import io.shoal.v1.GetRequest;
+import io.shoal.v1.GetSnapshotRequest;
 import io.shoal.v1.HeartbeatRequest;
 import io.shoal.v1.HnswConfiguration;
 import io.shoal.v1.IdList;
@@ -43,6 +46,12 @@ import io.shoal.v1.QueryRequest;
 import io.shoal.v1.RecordBatch;
 import io.shoal.v1.RecordServiceGrpc;
 import io.shoal.v1.RecordServiceGrpc.RecordServiceBlockingStub;
+import io.shoal.v1.RestoreSnapshotRequest;
+import io.shoal.v1.RestoreSnapshotResponse;
+import io.shoal.v1.SnapshotReference;
+import io.shoal.v1.SnapshotServiceGrpc;
+import io.shoal.v1.SnapshotServiceGrpc.SnapshotServiceBlockingStub;
+import io.shoal.v1.SnapshotStatus;
 import io.shoal.v1.Space;
 import io.shoal.v1.UpdateCollectionRequest;
 import io.shoal.v1.UpdateRequest;
@@ -73,6 +82,7 @@ public final class Walk {
   private final AdminServiceBlockingStub admin;
   private final CollectionServiceBlockingStub collections;
   private final RecordServiceBlockingStub records;
+  private final SnapshotServiceBlockingStub snapshots;
   private final String name = "walk-" + HexFormat.of().formatHex(randomBytes(8));
   private final List<Row> packages;
   private final List<Query> queries;
@@ -83,6 +93,7 @@ public final class Walk {
     this.admin = Connection.withApiKey(AdminServiceGrpc.newBlockingStub(channel));
     this.collections = Connection.withApiKey(CollectionServiceGrpc.newBlockingStub(channel));
     this.records = Connection.withApiKey(RecordServiceGrpc.newBlockingStub(channel));
+    this.snapshots = Connection.withApiKey(SnapshotServiceGrpc.newBlockingStub(channel));
     this.packages = packages;
     this.queries = queries;
   }
@@ -112,7 +123,7 @@ public final class Walk {
     System.out.println(String.format(Locale.ROOT, format, values));
   }
 
-  private void run() {
+  private void run() throws InterruptedException {
     connect();
     create();
     try {
@@ -121,6 +132,7 @@ public final class Walk {
       get();
       change();
       modify();
+      snapshot();
       delete();
     } finally {
       drop();
@@ -380,6 +392,48 @@ public final class Walk {
         CountRequest.newBuilder().setCollection(collection).setSessionToken(sessionToken);
     where.ifPresent(request::setWhere);
     return records.count(request.build()).getCount();
+  }
+
+  private void snapshot() throws InterruptedException {
+    CreateSnapshotRequest request =
+        CreateSnapshotRequest.newBuilder().setName(name).setSource(collection).build();
+    var snapshot = snapshots.createSnapshot(request).getSnapshot();
+    refused(() -> snapshots.createSnapshot(request));
+    SnapshotReference reference = SnapshotReference.newBuilder().setName(name).build();
+    // What lies at the point in time that the answer told of is copied behind it.
+    while (snapshot.getStatus() == SnapshotStatus.SNAPSHOT_STATUS_INITIALIZING) {
+      TimeUnit.MILLISECONDS.sleep(100);
+      snapshot =
+          snapshots
+              .getSnapshot(GetSnapshotRequest.newBuilder().setSnapshot(reference).build())
+              .getSnapshot();
+    }
+    print("snapshot: %s, %d records", snapshot.getStatus(), snapshot.getVectorCount());
+
+    RestoreSnapshotRequest restore =
+        RestoreSnapshotRequest.newBuilder()
+            // Names the restoration: while it takes long, the same request goes on waiting.
+            .setOperationId(ByteString.copyFrom(randomBytes(16)))
+            .setSnapshot(reference)
+            .setInto(name + "-restored")
+            .setConfiguration(
+                CollectionConfiguration.newBuilder()
+                    .setHnsw(HnswConfiguration.newBuilder().setShards(3)))
+            .build();
+    RestoreSnapshotResponse restored;
+    do {
+      restored = snapshots.restoreSnapshot(restore);
+    } while (!restored.getDone());
+    CollectionReference target =
+        CollectionReference.newBuilder().setId(restored.getCollection().getId()).build();
+    long counted =
+        records.count(CountRequest.newBuilder().setCollection(target).build()).getCount();
+    int shards = restored.getCollection().getConfiguration().getHnsw().getShards();
+    print("restored: %d records, shards %d", counted, shards);
+    collections.deleteCollection(
+        DeleteCollectionRequest.newBuilder().setCollection(target).build());
+    snapshots.deleteSnapshot(DeleteSnapshotRequest.newBuilder().setSnapshot(reference).build());
+    print("deleted the snapshot");
   }
 
   private void delete() {
