@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["docs/guide.md", "docs/search.md", "docs/coming-from.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/guide.md", "docs/search.md", "docs/snapshots.md", "docs/coming-from.md"]
+)
 def test_a_page_runs_as_it_stands(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
