@@ -20,7 +20,7 @@ import contextlib
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -177,14 +177,12 @@ class _GuardedHandlers(grpc.GenericRpcHandler):
                 error: ShoalError = DeadlineExceededError(
                     f"the request of {method.full_name} did not come to its end"
                 )
-                _set_status(context, error, admitted.request_id)
-                return b""
+                return await _abort(context, error, admitted.request_id)
             finally:
                 self._receiving.pop(task, None)
             if raw is grpc.aio.EOF:
                 error = InvalidArgumentError(f"the call of {method.full_name} has no request")
-                _set_status(context, error, admitted.request_id)
-                return b""
+                return await _abort(context, error, admitted.request_id)
             answer: bytes = await handle(raw, context)
             return answer
 
@@ -230,8 +228,7 @@ def _unary_handler(
         try:
             answer = await method.answer_bytes(raw, received, is_admitted=admitted is not None)
         except ShoalError as error:
-            _set_status(context, error, received.request_id)
-            return b""
+            return await _abort(context, error, received.request_id)
         context.set_trailing_metadata(((REQUEST_ID_KEY, received.request_id),))
         return answer
 
@@ -262,14 +259,31 @@ def _stream_handler(method: BoundMethod) -> Any:
     return handle
 
 
+async def _abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: ShoalError, request_id: str
+) -> NoReturn:
+    """End a unary call with an error.
+
+    Not by setting its status and returning: gRPC would send an empty answer before it, and clients
+    repeat no call of which they have received anything, whatever their service config says.
+    """
+    await context.abort(
+        grpc.StatusCode[error.code],
+        error.message[:_MAX_DETAILS_CHARACTERS],
+        _trailers(error, request_id),
+    )
+
+
 def _set_status(
     context: grpc.aio.ServicerContext[Any, Any], error: ShoalError, request_id: str
 ) -> None:
     context.set_code(grpc.StatusCode[error.code])
     context.set_details(error.message[:_MAX_DETAILS_CHARACTERS])
-    context.set_trailing_metadata(
-        ((REQUEST_ID_KEY, request_id), (status.TRAILER, status.encode(error)))
-    )
+    context.set_trailing_metadata(_trailers(error, request_id))
+
+
+def _trailers(error: ShoalError, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+    return (REQUEST_ID_KEY, request_id), (status.TRAILER, status.encode(error))
 
 
 # Calling
