@@ -294,6 +294,7 @@ def _replace(shard: Shard, draft: Path) -> None:
         raise FailedPreconditionError(f"shard {shard.shard_id} was written to while it was filled")
     shard.close()
     rename_durably(draft / RECORDS_FILE, shard.directory / RECORDS_FILE)
+    crash_point("draft_renamed")
 
 
 class _Draft:
