@@ -23,6 +23,7 @@ from shoal_worker.log import Log, LogBounds
 from shoal_worker.metadata_index import string_term
 from shoal_worker.record_files import copy_path
 from shoal_worker.settings import WorkerSettings
+from shoal_worker.text import number_of
 from shoal_worker.worker import Worker
 from tests.worker.single import SingleShard, answer_of, plain, started
 from tests.worker.test_search import graph_of, names
@@ -96,6 +97,7 @@ async def test_after_erasing_nothing_deleted_is_in_the_directory(
     needles += [f"document-of-{i}-".encode() for i in gone]
     needles += [f"metadata-of-{i}-".encode() for i in gone]
     needles += [string_term(f"metadata-of-{i}-")[:-1] for i in gone]
+    needles += [number_of(str(i)).to_bytes(8, "little") for i in gone]
     replaced = f"document-of-{7}-".encode()
     await single.delete(names(gone))
     await single.update(["r7"], vectors[-1:], [{"word": "another"}], ["another"])

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -36,7 +36,7 @@ from shoal_worker.checkpoint_files import (
 )
 from shoal_worker.derived import DERIVED_DATABASES, indexes_of
 from shoal_worker.durable import sync_directory, sync_file
-from shoal_worker.environment import Cursor, Database, Environment, Transaction
+from shoal_worker.environment import Database, Environment, Transaction
 from shoal_worker.erasure import removes_content, set_erasable_since
 from shoal_worker.indexes import Indexes
 from shoal_worker.log import Log, LogBounds
@@ -47,6 +47,8 @@ from shoal_worker.store import DATABASES, Meta, Store
 __all__ = ["Compacted", "Compaction", "CompactionError"]
 
 _logger: Final = structlog.get_logger(__name__)
+
+_Bytes: TypeAlias = bytes | memoryview
 
 _ROUND_ENTRIES: Final = 256
 _ROUND_BYTES: Final = 32 * 1024 * 1024
@@ -137,32 +139,35 @@ class _Copy:
         self.environment.write(work)
 
 
-def _rewrite(environment: Environment, txn: Transaction, path: Path) -> None:
-    """Copy every value of a transaction into a new file."""
+def _rewrite(
+    environment: Environment,
+    txn: Transaction,
+    path: Path,
+    cleaned: Mapping[str, Iterator[tuple[bytes, bytes]]],
+) -> None:
+    """Copy every value of a transaction into a new file; of some databases what is given."""
     copy = Environment(path, DATABASES, create=True, derived=DERIVED_DATABASES)
     try:
         for name, database in environment.databases.items():
             target = copy.databases[name]
             with txn.cursor(db=database) as cursor:
-                for batch in _batches(cursor):
+                for batch in _batches(cleaned.get(name, cursor)):
                     copy.write(lambda txn, b=batch, t=target: _append(txn, t, b))  # type: ignore[misc]
     finally:
         copy.close()
 
 
-def _append(
-    txn: Transaction, database: Database, batch: list[tuple[memoryview, memoryview]]
-) -> None:
+def _append(txn: Transaction, database: Database, batch: list[tuple[_Bytes, _Bytes]]) -> None:
     with txn.cursor(db=database) as cursor:
         for first in range(0, len(batch), _STEP_VALUES):
             cursor.putmulti(batch[first : first + _STEP_VALUES], append=True)
 
 
-def _batches(cursor: Cursor) -> Iterator[list[tuple[memoryview, memoryview]]]:
+def _batches(items: Iterable[tuple[_Bytes, _Bytes]]) -> Iterator[list[tuple[_Bytes, _Bytes]]]:
     """Give what a database holds, in parts that fit into a transaction."""
-    batch: list[tuple[memoryview, memoryview]] = []
+    batch: list[tuple[_Bytes, _Bytes]] = []
     size = 0
-    for key, value in cursor:
+    for key, value in items:
         batch.append((key, value))
         size += len(key) + len(value)
         if size >= _ROUND_BYTES or len(batch) >= _ROUND_VALUES:
@@ -279,7 +284,7 @@ class Compaction:
         path = copy_path(shard.directory)
         with shard.environment.read() as txn:
             if self._is_erasing:
-                _rewrite(shard.environment, txn, path)
+                _rewrite(shard.environment, txn, path, shard.indexes.cleaned(txn))
             else:
                 shard.environment.copy_compacted(path, txn)
         sync_file(path)

@@ -21,7 +21,7 @@ import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
 
 from shoal_worker.apply import DOCUMENT_CHANGES, IS_NEW, METADATA_CHANGES
 from shoal_worker.environment import Database, Environment, Transaction
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from shoal_worker.terms_index import TermsIndex
     from shoal_worker.text_index import TextIndex
 
-__all__ = ["Batch", "Coverage", "DerivedIndex", "Indexes", "Step"]
+__all__ = ["Batch", "Coverage", "DerivedIndex", "HoldsRemains", "Indexes", "Step"]
 
 COVERAGE_DATABASE: Final = "indexes"
 
@@ -125,6 +125,21 @@ class DerivedIndex(Protocol):
 
         Raises:
             DamagedIndexError: If what the index has stored is not what it stored.
+        """
+
+
+@runtime_checkable
+class HoldsRemains(Protocol):
+    """An index that keeps parts of what is gone until it writes them again."""
+
+    def cleaned(self, txn: Transaction) -> Mapping[str, Iterator[tuple[bytes, bytes]]]:
+        """Give what its databases are to hold so that nothing of what is gone is in them.
+
+        By their names, keys and values, by ascending key.
+
+        Raises:
+            DamagedIndexError: If what the index has stored is not what it stored. The iterators may
+                raise it, too.
         """
 
 
@@ -251,6 +266,36 @@ class Indexes:
     def is_damaged(self, index: DerivedIndex) -> bool:
         """Whether damage was reported and not dealt with yet."""
         return index.name in self._damaged
+
+    # Erasing.
+
+    def cleaned(self, txn: Transaction) -> dict[str, Iterator[tuple[bytes, bytes]]]:
+        """Give what databases are to hold, by name, where indexes keep parts of what is gone.
+
+        Raises:
+            DamagedIndexError: If an index is not what was stored; it is reported.
+        """
+        found: dict[str, Iterator[tuple[bytes, bytes]]] = {}
+        for index in self.all:
+            if not isinstance(index, HoldsRemains):
+                continue
+            try:
+                cleaned = index.cleaned(txn)
+            except DamagedIndexError:
+                self.report_damage(index)
+                raise
+            for name, items in cleaned.items():
+                found[name] = self._reporting(index, items)
+        return found
+
+    def _reporting(
+        self, index: DerivedIndex, items: Iterator[tuple[bytes, bytes]]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            yield from items
+        except DamagedIndexError:
+            self.report_damage(index)
+            raise
 
     # The backlog.
 

@@ -331,7 +331,13 @@ class Segments:
 
         def heads() -> Iterator[tuple[bytes, bytes]]:
             for segment in segments:
-                yield _encoded(segment.number, self._contents(txn, segment))[0]
+                key = _SEGMENT.pack(segment.number)
+                if segment.live.all():
+                    value = txn.get(key, db=self._segments)
+                    assert value is not None
+                    yield key, bytes(value)
+                else:
+                    yield _encoded(segment.number, self._contents(txn, segment))[0]
 
         def blocks() -> Iterator[tuple[bytes, bytes]]:
             for segment in segments:
