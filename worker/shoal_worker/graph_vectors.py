@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from shoal_worker.places import Places
 from shoal_worker.stored import places_in
 from shoal_worker.vector_file import DamagedVectorsError, Gathered, VectorFile
 
@@ -108,7 +109,9 @@ class GraphVectors:
         deaths: Deaths,
         damaged: Callable[[DamagedVectorsError], None],
     ) -> None:
-        self._keys = keys
+        self.keys = keys
+        # Made by the first search under a filter that can; there may be two at it, for the same.
+        self.places: Places | None = None
         self._file = file
         self.deaths = deaths
         self._damaged = damaged
@@ -139,7 +142,7 @@ class GraphVectors:
         if self._first is not None:
             places = (keys - self._first).view(np.intp)
         else:
-            places = places_in(self._keys, keys)
+            places = places_in(self.keys, keys)
         alive = self.deaths.alive(places, sequence)
         positions: npt.NDArray[np.intp] | None = None
         if alive is not None:

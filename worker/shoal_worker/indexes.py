@@ -154,6 +154,34 @@ class Step:
     change_count: int
 
 
+class Remembered:
+    """The sets of rows that were last computed, by name. Thread-safe.
+
+    Args:
+        count: How many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+        self._sets: dict[bytes, BitMap] = {}  # guarded by _lock; the last used one last
+
+    def get(self, name: bytes) -> BitMap | None:
+        """Give a set, which must not be changed; None if it is not remembered."""
+        with self._lock:
+            found = self._sets.pop(name, None)
+            if found is not None:
+                self._sets[name] = found
+            return found
+
+    def put(self, name: bytes, rows: BitMap) -> None:
+        """Remember a set."""
+        with self._lock:
+            self._sets[name] = rows
+            while len(self._sets) > self._count:
+                del self._sets[next(iter(self._sets))]
+
+
 class Indexes:
     """The indexes of one shard.
 
@@ -190,6 +218,8 @@ class Indexes:
         self.sparse = sparse
         every = (metadata, text, keys, terms, sparse)
         self.all: tuple[DerivedIndex, ...] = tuple(index for index in every if index is not None)
+        # Which rows match a filter, for the next who asks by it at the same sequence.
+        self.selected = Remembered(_REMEMBERED)
         self._lock = threading.Lock()
         self._noted = (
             0  # guarded by _lock: changes since the shard was opened, and the backlog then

@@ -7,6 +7,7 @@ same.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -62,6 +63,16 @@ class Selection:
             and not self.id_prefix
         )
 
+    def name(self, sequence: int) -> bytes | None:
+        """Give what the rows that match at a sequence are remembered under; None: they are not."""
+        if self.ids is not None or self.id_prefix:
+            return None
+        parts = [
+            b"" if part is None else part.SerializeToString(deterministic=True)
+            for part in (self.where, self.where_document)
+        ]
+        return struct.pack("<QI", sequence, len(parts[0])) + b"".join(parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -87,7 +98,7 @@ class Selected:
     """The rows that match.
 
     Attributes:
-        rows: The rows.
+        rows: The rows. Others may be given the same set: it must not be changed.
         examined_count: Rows whose values were looked at, because no index could tell.
     """
 
@@ -120,6 +131,12 @@ def select(
         InvalidArgumentError: If a filter is not one.
     """
     examiner = _Examiner(source, selection, check)
+    name = None
+    if source.is_committed and not (first_row or limit is not None):
+        name = selection.name(source.meta.sequence)
+        known = None if name is None else source.indexes.selected.get(name)
+        if known is not None:
+            return Selected(known, 0)
     certain, uncertain = _candidates(source, selection)
     unread = BitMap()
     if selection.where_document is not None:
@@ -141,6 +158,8 @@ def select(
             looked_at.remove_range(certain[limit - 1] + 1, 2**32)
             certain = certain[:limit]
     rows = certain | examiner.passing(looked_at, uncertain, limit)
+    if name is not None and not examiner.count:
+        source.indexes.selected.put(name, rows)
     return Selected(rows[:limit] if limit is not None else rows, examiner.count)
 
 

@@ -33,6 +33,19 @@ _COARSE_ROWS: Final = 16384
 _ALL_SHARE: Final = 0.3
 """Of the graph, the share of vectors from which on all of them are passed over in order."""
 
+_PASSED_PART: Final = 8192
+"""Vectors whose coarse distances are computed at once where they are passed over in order: numpy's
+temporaries of more than 128 KB cost more than what is done with them."""
+
+_GATHERED_PART: Final = 2048
+"""Vectors that are gathered at once."""
+
+_READ_ALL: Final = 192
+"""Vectors that are read at once rather than bounded first."""
+
+_SAMPLED: Final = 2048
+"""Bounds of which a sample tells where about the lowest begin."""
+
 _FIRST_LOOK: Final = 32
 """Vectors that are read first; what they turn out to be narrows down the rest."""
 
@@ -125,6 +138,119 @@ def scan_coarsely(
             distances = exact(space, queries.double[which], batch.vectors)
             collected.add(distances, batch.rows, batch.keys)
     return [n.candidates() for n in nearest]
+
+
+def scan_graph(
+    space: Space,
+    queries: Queries,
+    stored: Stored | None,
+    quantization: Quantization,
+    keys: npt.NDArray[np.uint64],
+    places: npt.NDArray[np.intp],
+    limit: int,
+    read: Callable[[npt.NDArray[np.uint64]], VectorBatch],
+    check: Callable[[], None],
+) -> list[Candidates]:
+    """Give each query's `limit` nearest of the vectors at some places of a graph.
+
+    Args:
+        space: Which distance.
+        queries: The query vectors.
+        stored: The graph's vectors, for coarse distances; None: all are read.
+        quantization: Their number type.
+        keys: The graph's, ascending.
+        places: Of current vectors.
+        limit: At least 1.
+        read: Reads the vectors of keys, all current.
+        check: Called for each part; what it raises ends the scan.
+    """
+    nearest = [Nearest(limit) for _ in range(len(queries.single))]
+    if stored is None or len(places) <= max(_READ_ALL, 2 * limit):
+        for first in range(0, len(places), _PART_ROWS):
+            check()
+            _rank(space, queries, read(keys[places[first : first + _PART_ROWS]]), nearest)
+        return [n.candidates() for n in nearest]
+    if not (places[1:] > places[:-1]).all():
+        places = np.sort(places)
+    for which, collected in enumerate(nearest):
+        lower = _lower_bounds(space, queries, which, stored, quantization, places, check)
+        for part in _likeliest(lower, collected, limit):
+            check()
+            batch = read(keys[places[part]])
+            distances = exact(space, queries.double[which], batch.vectors)
+            collected.add(distances, batch.rows, batch.keys)
+    return [n.candidates() for n in nearest]
+
+
+def _lower_bounds(
+    space: Space,
+    queries: Queries,
+    which: int,
+    stored: Stored,
+    quantization: Quantization,
+    places: npt.NDArray[np.intp],
+    check: Callable[[], None],
+) -> npt.NDArray[np.float64]:
+    """Bound a query's distances to the vectors at some places, ascending, from below."""
+    lower = np.empty(len(places))
+    end, at = len(stored.keys), 0
+    is_dense = len(places) > _ALL_SHARE * (int(places[-1]) - int(places[0]))
+    while at < len(places):
+        check()
+        first, stop = int(places[at]), at + _GATHERED_PART
+        behind = min(first + _PASSED_PART, end)
+        if is_dense:
+            stop = int(np.searchsorted(places, behind))
+        part = places[at:stop]
+        if is_dense and len(part) > _ALL_SHARE * (behind - first):
+            # What is read in order costs a third of what is gathered.
+            matrix = stored.matrix[first:behind]
+            bounds = coarse_bounds(space, queries, which, matrix, quantization).lower
+            lower[at:stop] = bounds if len(part) == behind - first else bounds[part - first]
+        else:
+            matrix = stored.matrix[part]
+            lower[at:stop] = coarse_bounds(space, queries, which, matrix, quantization).lower
+        at = stop
+    # A bound that is not a number discards nothing.
+    lower[~np.isfinite(lower)] = -np.inf
+    return lower
+
+
+def _likeliest(
+    lower: npt.NDArray[np.float64], collected: Nearest, limit: int
+) -> Iterator[npt.NDArray[np.intp]]:
+    """Give parts of the vectors that may be among the nearest, the likeliest first.
+
+    What was found in the parts before is in `collected`. Changes `lower`.
+    """
+    size = max(_FIRST_LOOK, 2 * limit)
+    first = _some_lowest(lower, size)
+    while len(first):
+        yield np.sort(first)
+        lower[first] = np.inf
+        left = np.flatnonzero(lower <= collected.bound)
+        if np.isinf(collected.bound):
+            left = left[lower[left] < np.inf]
+        size = min(2 * size, _PART_ROWS)
+        first = left[np.argsort(lower[left], kind="stable")[:size]] if len(left) else left
+
+
+def _some_lowest(lower: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+    """Give the places of the `count` lowest, or of as many that are nearly so, in no order."""
+    if len(lower) <= 4 * _SAMPLED:
+        return np.argpartition(lower, count - 1)[:count] if count < len(lower) else _all(lower)
+    # Ordering all of a million takes longer than computing them.
+    step = len(lower) // _SAMPLED
+    sample = lower[::step]
+    among = count // step + 2
+    found = np.flatnonzero(lower <= np.partition(sample, among)[among])
+    if len(found) > count:
+        found = found[np.argpartition(lower[found], count - 1)[:count]]
+    return found
+
+
+def _all(lower: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    return np.arange(len(lower))
 
 
 def current_keys(source: Source, rows: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64] | None:

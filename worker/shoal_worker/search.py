@@ -26,10 +26,12 @@ from shoal_worker.distances import Queries, Space, exact, exact_of_each
 from shoal_worker.graph import Graph
 from shoal_worker.matching import Selection, select
 from shoal_worker.nearest import Candidates, ranked, ranked_of_each
+from shoal_worker.places import Places, places_of
 from shoal_worker.planning import coarse_us, scan_us, walk_us
 from shoal_worker.rows import BitMap, rows_of
-from shoal_worker.scanning import current_keys, scan, scan_coarsely
+from shoal_worker.scanning import current_keys, scan, scan_coarsely, scan_graph
 from shoal_worker.state import Pinned
+from shoal_worker.store import VectorBatch
 
 __all__ = ["Matches", "Method", "Search", "search"]
 
@@ -454,7 +456,11 @@ class _Searcher:
             owners: For each its query, as a place in `which`, ascending.
         """
         among = self._rows
-        if _LOOK_SHARE * len(keys) > self._matching_count and self._matching_keys is not None:
+        if among is not None and self._places is not None:
+            rows = self._places.rows_of_keys(keys).tolist()
+            matching = np.array([row in among for row in rows], np.bool_)
+            keys, owners, among = keys[matching], owners[matching], None
+        elif _LOOK_SHARE * len(keys) > self._matching_count and self._matching_keys is not None:
             # What does not match, or is not current, need not even be read.
             places = np.searchsorted(self._matching_keys, keys)
             places[places == len(self._matching_keys)] = 0
@@ -474,11 +480,67 @@ class _Searcher:
 
     # Exact scans of the stored vectors.
 
+    @functools.cached_property
+    def _places(self) -> Places | None:
+        """Where rows lie in the graph; None if that cannot be known."""
+        vectors, source = self._state.vectors, self._pinned.source
+        if vectors is None or not len(vectors.keys):
+            return None
+        if vectors.places is None:
+            vectors.places = places_of(source, vectors.keys)
+        places = vectors.places
+        return None if places is None or places.sequence > source.meta.sequence else places
+
+    def _scan_graph(self, which: npt.NDArray[np.intp], rows: BitMap) -> list[Candidates] | None:
+        """Scan what matches in the graph by its places, and in the fresh set.
+
+        Returns:
+            None if that cannot be done.
+        """
+        state, queries = self._state, self._queries.part(which)
+        graph, vectors, places = state.graph, state.vectors, self._places
+        if graph is None or vectors is None or places is None:
+            return None
+        matching = rows_of(rows)
+        found_places = places.of_rows(matching)
+        is_alive = vectors.deaths.alive(found_places, state.meta.sequence)
+        if is_alive is not None:
+            found_places = found_places[is_alive]
+
+        def read(keys: npt.NDArray[np.uint64]) -> VectorBatch:
+            current = self._current(keys)
+            if current.positions is not None:
+                keys = keys[current.positions]
+            return VectorBatch(keys, current.rows, current.vectors)
+
+        stored = graph.stored
+        if stored is not None and not np.array_equal(stored.keys, vectors.keys):
+            stored = None
+        found = scan_graph(
+            self._space,
+            queries,
+            stored,
+            graph.quantization,
+            vectors.keys,
+            found_places,
+            self._limit,
+            read,
+            self._sought.check,
+        )
+        if state.fresh.live_count:
+            beside = state.fresh.search(self._space, queries, self._limit, matching)
+            found = [a.merged(b, self._limit) for a, b in zip(found, beside, strict=True)]
+        # Whatever else there is to tell, an answer does not come out short.
+        return found if all(len(c.rows) == self._limit for c in found) else None
+
     def _scan(self, which: npt.NDArray[np.intp]) -> list[Candidates]:
         rows = self._rows
         if rows is None:
             rows = select(self._pinned.source, Selection(), check=self._sought.check).rows
         self.candidate_count += len(rows) * which.size
+        by_place = self._scan_graph(which, rows)
+        if by_place is not None:
+            return by_place
         coarse = self._scan_coarsely(which, rows)
         if coarse is not None:
             return coarse
