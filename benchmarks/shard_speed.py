@@ -298,35 +298,78 @@ async def searches(
     async def service_batch(s: int) -> object:
         return await shard.by_service(batched[s])
 
-    found = [[int(i.removeprefix("id-")) for i in shard.in_shard(q, 1)[0]] for q in queries]
     raw_found = [index.search(q, LIMIT, threads=1).keys.tolist() for q in queries]
-    print(
-        f"recall@10: raw {dataset.recall(raw_found, range(count)):.4f}, "
-        f"shard {dataset.recall(found, range(count)):.4f}"
+    raw_recall = dataset.recall(raw_found, range(count))
+    equal_ef = next(
+        (ef for ef in range(32, EF, 4) if _recall(dataset, shard, ef) >= raw_recall), EF
     )
+    print(
+        f"recall@10 at ef {EF}: raw {raw_recall:.4f}, shard {_recall(dataset, shard, EF):.4f}; "
+        f"shard at ef {equal_ef} {_recall(dataset, shard, equal_ef):.4f}"
+    )
+
+    def at_equal_recall(way: Way) -> Way:
+        async def at(turn: int) -> object:
+            _set_ef(shard, equal_ef)
+            try:
+                return await way(turn)
+            finally:
+                _set_ef(shard, EF)
+
+        return at
+
+    _set_ef(shard, EF)
+    texts = {"shard": "in the shard", "service": "through the service"}
     one = await interleaved(
-        {"raw": raw_one, "shard": shard_one, "service": service_one},
+        {
+            "raw": raw_one,
+            "shard": shard_one,
+            "service": service_one,
+            "shard, equal recall": at_equal_recall(shard_one),
+            "service, equal recall": at_equal_recall(service_one),
+        },
         list(range(count)) * max(1, rounds // 2),
         1,
     )
     batch = await interleaved(
-        {"raw": raw_batch, "shard": shard_batch, "service": service_batch},
+        {
+            "raw": raw_batch,
+            "shard": shard_batch,
+            "service": service_batch,
+            "shard, equal recall": at_equal_recall(shard_batch),
+            "service, equal recall": at_equal_recall(service_batch),
+        },
         starts * 3 * rounds,
         BATCH,
     )
     lines = []
     for what, target, times in (("one query", 0.7, one), ("batches of 64", 0.75, batch)):
-        for name, text in (("shard", "in the shard"), ("service", "through the service")):
+        for name in list(times)[1:]:
             wall, cpu = _ratio(times["raw"], times[name])
+            where = texts[name.partition(",")[0]]
+            how = f", at equal recall (ef {equal_ef})" if "equal" in name else f", ef {EF}"
             lines.append(
                 Line(
-                    f"{what}, {text}",
+                    f"{what}, {where}{how}",
                     f">= {target} of raw",
                     f"{wall:.2f} (CPU {cpu:.2f}); raw {times['raw'].us()}, {times[name].us()}",
                     wall >= target,
                 )
             )
     return lines
+
+
+def _set_ef(shard: ShardUnderTest, ef: int) -> None:
+    graph = shard.open.newest.graph
+    assert graph is not None
+    graph.set_ef_search(ef)
+
+
+def _recall(dataset: data.Dataset, shard: ShardUnderTest, ef: int) -> float:
+    """What the shard finds of the nearest when it considers so many candidates."""
+    _set_ef(shard, ef)
+    found = [[int(i.removeprefix("id-")) for i in shard.in_shard(q, 1)[0]] for q in dataset.queries]
+    return dataset.recall(found, range(len(dataset.queries)))
 
 
 async def ingest(dataset: data.Dataset, path: Path, rounds: int) -> list[Line]:
