@@ -277,7 +277,8 @@ class Building:
                     return  # `close` has ended the builder in the middle of this graph
                 metrics.FAILED_BUILDS.inc()
                 _logger.warning("graph_build_failed", shard_id=shard.shard_id, error=str(error))
-                self._pause()
+                if not isinstance(error, _BaseRefusedError):
+                    self._pause()  # that one is not tried again: the graph is built anew
             except FutureTimeoutError:
                 _logger.warning("graph_adoption_timed_out", shard_id=shard.shard_id)
             self.consider(shard)

@@ -31,6 +31,9 @@ _ROWS_AT_ONCE: Final = 64
 class Column(Enum):
     """What an answer carries beside the IDs."""
 
+    # Enum's own hash is written in Python, and sets of columns are made and asked by every search.
+    __hash__ = object.__hash__
+
     DOCUMENTS = auto()
     METADATAS = auto()
     VECTORS = auto()

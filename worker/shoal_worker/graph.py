@@ -20,17 +20,15 @@ What USearch 2.26 does, and what is done about it here:
 - Its public `search` returns another type for one query than for two; the compiled one does not,
   and costs 10 µs less.
 
-A checkpoint is one file: magic, length and checksum of the header, the header
-(`CheckpointHeader`), zeros up to 4,096 bytes, the graph as USearch serialises it, and from the next
-multiple of eight bytes on the keys of its vectors in the order of adding, which is the order of the
-file that holds them exactly (`vector_file`).
+A checkpoint is one file: a page with the header (`CheckpointHeader`), the graph as USearch
+serialises it, and from the next multiple of eight bytes on the keys of its vectors in the order of
+adding, which is the order of the file that holds them exactly (`vector_file`).
 """
 
 from __future__ import annotations
 
 import functools
 import mmap
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -47,6 +45,12 @@ from usearch.index import Index
 
 from shoal.internal.v1.storage_pb2 import CheckpointHeader
 from shoal_worker.distances import Space, norms
+from shoal_worker.header_page import (
+    HEADER_PAGE_BYTES,
+    DamagedHeaderError,
+    encoded_header,
+    header_page,
+)
 from shoal_worker.stored import Stored, stored_vectors
 
 __all__ = [
@@ -64,9 +68,6 @@ CHECKPOINT_FORMAT: Final = 2
 of their own, too. One of format 1 is built again."""
 
 _MAGIC: Final = b"SHOALGR\x01"
-_FRAME: Final = struct.Struct("<8sIQ")
-_GRAPH_OFFSET: Final = 4096
-"""Where the graph begins: a page, so that a view of it is aligned like a file of its own."""
 
 _CHECKSUM_STEP: Final = 8 * 1024 * 1024
 """Bytes hashed at a time: under a millisecond, after which other threads may run."""
@@ -193,16 +194,10 @@ def read_header(content: memoryview) -> CheckpointHeader:
     Raises:
         DamagedCheckpointError: If it is not one, or damaged, or newer.
     """
-    if len(content) < _GRAPH_OFFSET:
-        raise DamagedCheckpointError("damaged", f"it has only {len(content)} bytes")
-    magic, length, digest = _FRAME.unpack_from(content)
-    encoded = bytes(content[_FRAME.size : _FRAME.size + length])
-    if magic != _MAGIC or length > _GRAPH_OFFSET - _FRAME.size:
-        raise DamagedCheckpointError("damaged", "its first bytes are not those of a checkpoint")
-    if xxhash.xxh3_64_intdigest(encoded) != digest:
-        raise DamagedCheckpointError("damaged", "the checksum of its header does not fit")
     try:
-        header = CheckpointHeader.FromString(encoded)
+        header = CheckpointHeader.FromString(encoded_header(_MAGIC, content))
+    except DamagedHeaderError as error:
+        raise DamagedCheckpointError("damaged", str(error)) from error
     except DecodeError as error:
         raise DamagedCheckpointError("damaged", "its header cannot be read") from error
     if header.format != CHECKPOINT_FORMAT:
@@ -221,7 +216,7 @@ def _checksum(graph: memoryview) -> int:
 
 def _keys_offset(header: CheckpointHeader) -> int:
     """Give where the keys begin in a file: behind the graph, aligned."""
-    return _GRAPH_OFFSET + -(-header.graph_bytes // _KEY_BYTES) * _KEY_BYTES
+    return HEADER_PAGE_BYTES + -(-header.graph_bytes // _KEY_BYTES) * _KEY_BYTES
 
 
 def _mapped(path: Path) -> memoryview:
@@ -251,7 +246,7 @@ def _verified(path: Path, fit: Fit, shard_id: str, dimension: int) -> _Content:
         raise DamagedCheckpointError(
             "damaged", f"it has {len(content)} bytes instead of {expected_bytes}"
         )
-    graph = content[_GRAPH_OFFSET : _GRAPH_OFFSET + header.graph_bytes]
+    graph = content[HEADER_PAGE_BYTES : HEADER_PAGE_BYTES + header.graph_bytes]
     expected = (shard_id, dimension, fit.quantization.value, fit.metric.name, fit.max_neighbors)
     found = (
         header.shard_id,
@@ -452,7 +447,5 @@ class GraphWriter:
             keys_checksum=_checksum(memoryview(keys)),
             vector_file=vector_file,
         )
-        encoded = header.SerializeToString()
-        frame = _FRAME.pack(_MAGIC, len(encoded), xxhash.xxh3_64_intdigest(encoded)) + encoded
-        padding = bytes(_keys_offset(header) - _GRAPH_OFFSET - len(graph))
-        return frame.ljust(_GRAPH_OFFSET, b"\0"), graph, padding + keys
+        padding = bytes(_keys_offset(header) - HEADER_PAGE_BYTES - len(graph))
+        return header_page(_MAGIC, header), graph, padding + keys

@@ -44,6 +44,11 @@ class Deaths:
         # What was noted since `begin`, so that it can be undone.
         self._noted: list[int] = []
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that it takes."""
+        return self._dead_at.nbytes
+
     def begin(self) -> None:
         """Begin the changes of one commit."""
         self._noted = []

@@ -226,9 +226,11 @@ class Shard:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the vectors that it holds outside of graphs."""
+        """Bytes of the vectors that it holds outside of graphs, and of what it knows of those in
+        one."""
         state = self._publication.newest
-        return state.fresh.size * (4 * state.meta.dimension + FRESH_OVERHEAD_BYTES)
+        fresh_bytes = state.fresh.size * (4 * state.meta.dimension + FRESH_OVERHEAD_BYTES)
+        return fresh_bytes + (state.vectors.deaths.memory_bytes if state.vectors else 0)
 
     @property
     def backlog_ratio(self) -> float:

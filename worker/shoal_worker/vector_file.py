@@ -35,6 +35,12 @@ import xxhash
 from google.protobuf.message import DecodeError
 
 from shoal.internal.v1.storage_pb2 import VectorFileHeader
+from shoal_worker.header_page import (
+    HEADER_PAGE_BYTES,
+    DamagedHeaderError,
+    encoded_header,
+    header_page,
+)
 
 __all__ = [
     "HEAD",
@@ -51,8 +57,6 @@ VECTOR_FILE_FORMAT: Final = 1
 """Version of the file. 1: the first."""
 
 _MAGIC: Final = b"SHOALVE\x01"
-_FRAME: Final = struct.Struct("<8sIQ")
-_HEADER_BYTES: Final = 4096
 
 HEAD_WORDS: Final = 8
 """Words of a head without the last one, which the writer adds."""
@@ -130,23 +134,11 @@ def _total(shard_id: str) -> int:
     return int(xxhash.xxh3_64_intdigest(shard_id.encode())) | 1
 
 
-def _header(shard_id: str, dimension: int) -> bytes:
-    header = VectorFileHeader(
-        format=VECTOR_FILE_FORMAT, shard_id=shard_id, dimension=dimension
-    ).SerializeToString()
-    frame = _FRAME.pack(_MAGIC, len(header), xxhash.xxh3_64_intdigest(header)) + header
-    return frame.ljust(_HEADER_BYTES, b"\0")
-
-
 def _check_header(page: bytes, shard_id: str, dimension: int) -> None:
-    if len(page) < _HEADER_BYTES:
-        raise DamagedVectorsError("damaged", f"it has only {len(page)} bytes")
-    magic, length, digest = _FRAME.unpack_from(page)
-    encoded = page[_FRAME.size : _FRAME.size + length]
-    if magic != _MAGIC or xxhash.xxh3_64_intdigest(encoded) != digest:
-        raise DamagedVectorsError("damaged", "its header is not that of a file of vectors")
     try:
-        header = VectorFileHeader.FromString(encoded)
+        header = VectorFileHeader.FromString(encoded_header(_MAGIC, page))
+    except DamagedHeaderError as error:
+        raise DamagedVectorsError("damaged", str(error)) from error
     except DecodeError as error:
         raise DamagedVectorsError("damaged", "its header cannot be read") from error
     if header.format > VECTOR_FILE_FORMAT:
@@ -165,7 +157,7 @@ class VectorFile:
     def __init__(self, content: mmap.mmap, shard_id: str, dimension: int, count: int) -> None:
         width = _slot_words(dimension)
         self.size_bytes = len(content)
-        words = np.frombuffer(content, _WORD, count * width, _HEADER_BYTES)
+        words = np.frombuffer(content, _WORD, count * width, HEADER_PAGE_BYTES)
         self._words: npt.NDArray[np.uint64] = words.reshape(count, width)
         self._total = _total(shard_id)
         self._key_at = _vector_words(dimension)
@@ -186,8 +178,8 @@ class VectorFile:
         """
         try:
             with path.open("rb") as file:
-                _check_header(file.read(_HEADER_BYTES), shard_id, dimension)
-                expected = _HEADER_BYTES + count * _slot_words(dimension) * _WORD.itemsize
+                _check_header(file.read(HEADER_PAGE_BYTES), shard_id, dimension)
+                expected = HEADER_PAGE_BYTES + count * _slot_words(dimension) * _WORD.itemsize
                 size = os.fstat(file.fileno()).st_size
                 if size < expected:
                     raise DamagedVectorsError(
@@ -247,11 +239,14 @@ class VectorFileWriter:
         self._place = path.with_name(path.name + ".tmp")
         if not kept:
             self._file = self._place.open("wb", buffering=0)
-            self._write(memoryview(_header(shard_id, dimension)))
+            header = VectorFileHeader(
+                format=VECTOR_FILE_FORMAT, shard_id=shard_id, dimension=dimension
+            )
+            self._write(memoryview(header_page(_MAGIC, header)))
             return
         VectorFile.open(path, shard_id, dimension, kept)
         self._place = path
-        self._kept_bytes = _HEADER_BYTES + kept * _slot_words(dimension) * _WORD.itemsize
+        self._kept_bytes = HEADER_PAGE_BYTES + kept * _slot_words(dimension) * _WORD.itemsize
         self._file = path.open("r+b", buffering=0)
         # What an extension left that did not come to its end.
         self._file.truncate(self._kept_bytes)
