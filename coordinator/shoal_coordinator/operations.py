@@ -16,7 +16,13 @@ from typing import Any, Final, Generic, TypeVar
 
 import structlog
 
-from shoal.errors import InvalidArgumentError, OverloadedError, ShoalError
+from shoal.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    OverloadedError,
+    ShoalError,
+    UnavailableError,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +69,15 @@ class Operation(Generic[_Result]):
         self.ended_at_s: float | None = None
         self.task: asyncio.Task[_Result]
 
+    @property
+    def may_succeed_later(self) -> bool:
+        """Whether it has failed for a reason that may have passed: a repetition begins it anew."""
+        return (
+            self.task.done()
+            and not self.task.cancelled()
+            and isinstance(self.task.exception(), UnavailableError | DeadlineExceededError)
+        )
+
     async def result(self, timeout_s: float | None) -> _Result | None:
         """Give the result, or None if the time runs out before.
 
@@ -106,6 +121,8 @@ class Operations:
         """
         self._forget()
         known = self._by_id.get(operation_id) if operation_id else None
+        if known is not None and known.may_succeed_later and known.digest == digest:
+            known = None
         if known is None:
             known = self._begin(operation_id or secrets.token_bytes(16), digest, work)
         elif known.digest != digest:

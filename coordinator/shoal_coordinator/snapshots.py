@@ -124,7 +124,7 @@ class Snapshots:
             CollectionNotFoundError, SnapshotExistsError, QuotaExceededError: As it says.
             FailedPreconditionError: The cluster has no snapshot store.
         """
-        self._store.url  # noqa: B018 - raises
+        self._store.require()
         manifest, _ = await self._changes.make(
             lambda state: self._record(state, collection_id, name)
         )
@@ -148,7 +148,7 @@ class Snapshots:
             CollectionNotFoundError: There is no such collection.
             ShoalError: It could not be taken.
         """
-        self._store.url  # noqa: B018 - raises
+        self._store.require()
         manifest, _ = await self._changes.make(
             lambda state: self._record(state, collection_id, "", temporary=True)
         )

@@ -49,6 +49,10 @@ class SnapshotStore:
             )
         return self._url
 
+    def require(self) -> None:
+        """Make sure that there is one. Raises FailedPreconditionError."""
+        _ = self.url
+
     async def read(self, key: str) -> bytes:
         """Get a small object. Raises DataLossError if it is missing."""
         return await self._do(lambda store: store.get_bytes(key))

@@ -129,7 +129,11 @@ class Throttle:
     def _scope(self, request: Any) -> Scope:
         """What a request is about, as far as it says: its collection, database, tenant."""
         fields = request.DESCRIPTOR.fields_by_name
-        reference = request.collection if "collection" in fields else request
+        if "snapshot" in fields:
+            snapshot = request.snapshot
+            return snapshot.tenant or DEFAULT_TENANT, snapshot.database or DEFAULT_DATABASE
+        named = next((field for field in ("collection", "source") if field in fields), None)
+        reference = request if named is None else getattr(request, named)
         if "id" in reference.DESCRIPTOR.fields_by_name and reference.id:
             route = self._table.collection(reference.id)
             if route is None:

@@ -13,13 +13,14 @@ from typing import Any, Final
 from google.protobuf import json_format
 
 from shoal.errors import InvalidArgumentError
+from shoal.server.objects import store_url
 from shoal.v1 import snapshot_service_pb2 as api
 from shoal.v1 import snapshot_service_pb2_grpc as grpc_api
 from shoal_local.access import ServerAccess, add_arguments
 from shoal_local.tables import print_table, shown_bytes, shown_status, shown_time
 from shoal_local.waiting import finished, progress_line, taken
 
-__all__ = ["run"]
+__all__ = ["make_parser", "run"]
 
 _STAMP: Final = "%Y%m%d-%H%M%S"
 _STAMP_PATTERN: Final = r"\d{8}-\d{6}"
@@ -27,12 +28,13 @@ _STAMP_PATTERN: Final = r"\d{8}-\d{6}"
 
 def run(arguments: list[str]) -> int:
     """Run `shoal backup`, and give its exit code."""
-    given = _parser().parse_args(arguments)
+    given = make_parser().parse_args(arguments)
     actions = {"create": _create, "list": _list, "restore": _restore, "delete": _delete}
     return asyncio.run(actions[given.action](ServerAccess.of(given), given))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make what reads the arguments; the chart's job is tested with it."""
     parser = argparse.ArgumentParser(
         prog="shoal backup", description="Backups of a running cluster, in its snapshot store."
     )
@@ -183,7 +185,8 @@ async def _restore(access: ServerAccess, given: argparse.Namespace) -> int:
         operation_id=secrets.token_bytes(16),
         name=given.name,
         cluster_id=given.cluster_id,
-        store=given.store,
+        # A path is one of this process' directory, and not of the coordinator's.
+        store=store_url(given.store) if given.store else "",
     )
     async with access.channel() as channel, progress_line() as show:
         stub = grpc_api.SnapshotServiceStub(channel)
