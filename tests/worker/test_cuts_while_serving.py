@@ -117,9 +117,9 @@ class ManyShards:
             return None
         found: dict[str, set[str]] = {}
         for worker in self._workers:
-            answer = await store(worker, cut_id, self._directory)
+            response = await store(worker, cut_id, self._directory)
             await release(worker, cut_id)
-            for stored in answer.shards:
+            for stored in response.shards:
                 for name in names_in(self._directory / stored.records.key):
                     found.setdefault(name, set()).add(stored.shard_id)
         return found
@@ -215,6 +215,19 @@ async def test_a_shard_that_is_copied_is_not_compacted_and_not_closed(
     await asyncio.to_thread(worker.compacting.compact, holding, erase=False)
     assert len(plain(await shard.get())) == 2001
     await worker.close()
+
+
+async def test_more_writes_wait_while_a_shard_is_held(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal_worker.shard.MAX_QUEUED_WRITES", 5)
+    shard = await filled(worker, 1)
+    cut_id, _ = await hold([shard])
+    writes = [asyncio.ensure_future(shard.add([f"w{i}"], vectors(1))) for i in range(50)]
+    await asyncio.sleep(0.05)
+    await release(worker, cut_id)
+
+    assert [answer.added for answer in await asyncio.gather(*writes)] == [1] * 50
 
 
 async def test_a_shard_is_deleted_while_it_is_copied(

@@ -42,6 +42,7 @@ from shoal_worker.copying import Copy, Throttle, copy_shard
 from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.holds import Hold, lost_hold
 from shoal_worker.shard import Cut, Shard
+from shoal_worker.store import Meta, Store
 from shoal_worker.storing import Storing
 from shoal_worker.writes import Batch
 
@@ -103,14 +104,16 @@ class CutPart:
     """One shard of a cut.
 
     Attributes:
-        shard: The shard.
-        cut: What it held.
+        shard_id: The shard.
+        meta: What it knew about itself.
+        source: What is copied; None when that is done, for then the shard may be closed.
         copied: Its copy, once it is written; None if it was not needed.
         is_known: Whether the store has a copy of it, so that none is needed.
     """
 
-    shard: Shard
-    cut: Cut
+    shard_id: str
+    meta: Meta
+    source: tuple[Cut, Store] | None
     copied: Future[Copy | None] = field(default_factory=Future)
     is_known: bool = False
 
@@ -140,7 +143,7 @@ class WorkerCut:
         throttle = Throttle()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for part in sorted(self.parts.values(), key=lambda p: p.cut.meta.record_count):
+            for part in sorted(self.parts.values(), key=lambda p: p.meta.record_count):
                 self._copy(part, throttle)
         except OSError as error:
             for part in self.parts.values():
@@ -150,7 +153,7 @@ class WorkerCut:
                     )
         finally:
             for part in self.parts.values():
-                part.cut.reader.close()
+                _let_go_of(part)
                 if not part.copied.done():
                     part.copied.set_result(None)
             self.in_use.close()
@@ -158,28 +161,30 @@ class WorkerCut:
 
     def _copy(self, part: CutPart, throttle: Throttle) -> None:
         begin = time.perf_counter()
+        assert part.source is not None
+        cut, store = part.source
         try:
             copy = copy_shard(
-                part.cut,
-                part.shard.store,
-                self.directory / part.shard.shard_id,
+                cut,
+                store,
+                self.directory / part.shard_id,
                 lambda: self.is_released or part.is_known,
                 throttle,
             )
         except ShoalError as error:
             part.copied.set_exception(error)
-            _logger.warning("shard_not_copied", shard_id=part.shard.shard_id, error=str(error))
+            _logger.warning("shard_not_copied", shard_id=part.shard_id, error=str(error))
             return
         finally:
-            part.cut.reader.close()
+            _let_go_of(part)
         crash_point("shard_copied")
         part.copied.set_result(copy)
         if copy is not None:
             metrics.COPIED_BYTES.inc(copy.size_bytes)
             _logger.info(
                 "shard_copied",
-                shard_id=part.shard.shard_id,
-                sequence=part.cut.meta.sequence,
+                shard_id=part.shard_id,
+                sequence=part.meta.sequence,
                 size_bytes=copy.size_bytes,
                 seconds=round(time.perf_counter() - begin, 3),
             )
@@ -307,12 +312,15 @@ class Cutting:
 
     # Cutting.
 
-    async def cut(self, cut_id: str, admitted: Mapping[str, Sequence[bytes]]) -> list[Cut]:
+    async def cut(self, cut_id: str, admitted: Mapping[str, Sequence[bytes]]) -> list[Meta]:
         """Cut shards that are held, with the batches that must be in, and begin to copy them.
 
         Args:
             cut_id: The attempt.
             admitted: For each of its shards, the batches that have ended elsewhere.
+
+        Returns:
+            What each shard knows about itself at that point.
 
         Raises:
             ShoalError: The attempt is void; nothing is held.
@@ -321,7 +329,7 @@ class Cutting:
             known = self._cuts.get(cut_id)
             attempt = self._attempts.get(cut_id)
         if known is not None:
-            return [part.cut for part in known.parts.values()]
+            return [part.meta for part in known.parts.values()]
         if attempt is None:
             raise lost_hold("of the attempt", f"cut {cut_id} is not known, or has run out")
         if set(admitted) != set(attempt.parts):
@@ -341,8 +349,12 @@ class Cutting:
                 future.add_done_callback(_close_reader)
             raise
 
-    def _cut_is_there(self, attempt: _Attempt, futures: dict[str, Future[Cut]]) -> list[Cut]:
-        parts = {i: CutPart(attempt.parts[i].shard, f.result()) for i, f in futures.items()}
+    def _cut_is_there(self, attempt: _Attempt, futures: dict[str, Future[Cut]]) -> list[Meta]:
+        parts: dict[str, CutPart] = {}
+        for shard_id, future in futures.items():
+            taken = future.result()
+            source = (taken, attempt.parts[shard_id].shard.store)
+            parts[shard_id] = CutPart(shard_id, taken.meta, source)
         cluster_id = str(self._worker.cluster_id)
         cut = WorkerCut(attempt.cut_id, cluster_id, parts, self._directory / attempt.cut_id)
         with self._lock:
@@ -356,7 +368,7 @@ class Cutting:
         cut.in_use = attempt.in_use
         crash_point("shards_cut")
         self._copier.submit(cut.copy_all)
-        return [part.cut for part in parts.values()]
+        return [part.meta for part in parts.values()]
 
     # Storing.
 
@@ -444,6 +456,12 @@ class Cutting:
         self._copier.shutdown()
         self._storers.shutdown()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _let_go_of(part: CutPart) -> None:
+    if part.source is not None:
+        part.source[0].reader.close()
+        part.source = None
 
 
 def _close_reader(future: Future[Cut]) -> None:

@@ -13,6 +13,7 @@ are changed for drafts alone: files that nobody relies on before they are synced
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,10 @@ MAX_READERS: Final = 254
 STANDING_MAP_BYTES: Final = 16 * 1024 * 1024 * 1024
 """Room in the map, address space alone, for what is written while a reader stands: minutes at the
 speed of a disk. Beyond it the reader is ended, for the writers do not wait."""
+
+_IDLE_LOOKS: Final = 40
+_IDLE_LOOK_S: Final = 0.005
+"""How long a moment without transactions is waited for."""
 
 _META_PAGES: Final = 2
 
@@ -313,7 +318,7 @@ class Environment:
                 self._leave()
             self._grow()
 
-    def _grow(self, at_least: int = 0) -> None:
+    def _grow(self) -> None:
         with self._gate:
             if self._closed:
                 raise EnvironmentClosedError(str(self._path))
@@ -322,7 +327,7 @@ class Environment:
                 self._gate.wait()
             try:
                 self._end_all_standing("the map of the records had to grow")
-                self._map_bytes = max(2 * self._map_bytes, at_least)
+                self._map_bytes *= 2
                 self._environment.set_mapsize(self._map_bytes)
             finally:
                 self._shut = False
@@ -340,10 +345,22 @@ class Environment:
             self._grow()
 
     def reserve_for_standing(self) -> None:
-        """Grow the map now, so far that no writer comes to its end while a reader stands."""
+        """Grow the map now, so far that no writer comes to its end while a reader stands.
+
+        Beyond what `reserve` does, only in a moment without transactions, if there is one soon:
+        nobody is to wait for the longest search because a snapshot is taken.
+        """
+        self.reserve()
         wanted = self.file_bytes + STANDING_MAP_BYTES
-        if self._map_bytes < wanted and not self.has_standing_readers:
-            self._grow(at_least=wanted)
+        for _ in range(_IDLE_LOOKS):
+            with self._gate:
+                if self._closed or self._standing or self._map_bytes >= wanted:
+                    return
+                if not self._live and not self._shut:
+                    self._map_bytes = wanted
+                    self._environment.set_mapsize(wanted)
+                    return
+            time.sleep(_IDLE_LOOK_S)
 
     def sync(self) -> None:
         """Make what a draft holds durable."""

@@ -379,8 +379,8 @@ class ShardControlService:
         """Cut shards that are held."""
         self._worker.check_addressed(request.cluster_id, request.worker_id)
         admitted = {cut.shard_id: list(cut.admitted_batch_ids) for cut in request.shards}
-        cuts = await self._worker.cutting.cut(request.cut_id, admitted)
-        return pb.CutShardsResponse(shards=[encode_cut(cut) for cut in cuts])
+        cut = await self._worker.cutting.cut(request.cut_id, admitted)
+        return pb.CutShardsResponse(shards=[encode_cut(meta) for meta in cut])
 
     async def release_cut(
         self, request: pb.ReleaseCutRequest, context: CallContext

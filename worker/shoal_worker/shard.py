@@ -75,6 +75,9 @@ MAX_QUEUED_WRITES: Final = 1024
 MAX_QUEUED_BYTES: Final = 256 * 1024 * 1024
 """What waits for a commit at most; beyond it a writer is refused, and may come again."""
 
+MAX_HELD_WRITES: Final = 16 * 1024
+"""The same while the shard is held for a cut: none fails, though none is committed meanwhile."""
+
 MAX_GROUP_WRITES: Final = 256
 MAX_GROUP_BYTES: Final = 32 * 1024 * 1024
 """What shares one transaction at most, so that the first of a group does not wait long for the
@@ -210,10 +213,8 @@ class Shard:
         with self._lock:
             if self._closing or self.failed:
                 raise EnvironmentClosedError(str(self.directory))
-            if (
-                len(self._queue) >= MAX_QUEUED_WRITES
-                or self._queued_bytes + write.size_bytes > MAX_QUEUED_BYTES
-            ):
+            most = MAX_QUEUED_WRITES if self._hold is None else MAX_HELD_WRITES
+            if len(self._queue) >= most or self._queued_bytes + write.size_bytes > MAX_QUEUED_BYTES:
                 raise OverloadedError(
                     f"shard {self.shard_id} has {len(self._queue)} writes waiting: repeat later",
                     metadata={"shard_id": self.shard_id},

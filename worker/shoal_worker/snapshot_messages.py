@@ -8,7 +8,7 @@ from typing import Final
 from shoal.errors import InvalidArgumentError
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.server.rpc import CallContext
-from shoal_worker.shard import Cut
+from shoal_worker.store import Meta
 from shoal_worker.writes import Batch
 
 __all__ = ["decode_hold", "encode_cut", "encode_held", "waiting_time"]
@@ -45,9 +45,8 @@ def encode_held(batches: Sequence[Batch]) -> pb.HeldBatches:
     )
 
 
-def encode_cut(cut: Cut) -> pb.CutState:
+def encode_cut(meta: Meta) -> pb.CutState:
     """Encode a shard's state at the point in time."""
-    meta = cut.meta
     return pb.CutState(
         sequence=meta.sequence, record_count=meta.record_count, last_ordinal=meta.last_ordinal
     )

@@ -114,7 +114,7 @@ class Storing:
 
     def _reuse(self, store: ObjectStore, shard_id: str, part: CutPart) -> None:
         """Take the copy that the store has of the same state, if it has."""
-        known, meta = self._known.get(shard_id), part.cut.meta
+        known, meta = self._known.get(shard_id), part.meta
         if (
             known is None
             or (known.sequence, known.record_count, known.last_ordinal)
@@ -132,7 +132,7 @@ class Storing:
         copy = part.copied.result()
         if copy is None or self._cut.is_released:
             raise _ReleasedError
-        meta = part.cut.meta
+        meta = part.meta
         stored = StoredShard(
             shard_id=shard_id,
             sequence=meta.sequence,
