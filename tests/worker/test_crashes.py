@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from shoal.internal.v1 import worker_service_pb2 as pb
+from shoal.server.rpc import context_for
 from shoal_worker.layout import DataDirectory
 from tests.worker.single import SingleShard, plain, started
 from tests.worker.victim import BULK, vector_of
@@ -163,6 +165,7 @@ async def check(data_dir: Path, history: History) -> None:
     matches = await shard.search([0.0] * 8, 5000)
     assert not matches.HasField("error")
     assert set(matches.records.ids) == set(found)
+    await _check_texts(shard, found)
     for shard_id, collection_id in history.filled.items():
         other = SingleShard(
             worker, pb.ShardReference(shard_id=shard_id, collection_id=collection_id, epoch=1)
@@ -175,6 +178,29 @@ async def check(data_dir: Path, history: History) -> None:
     await worker.close()
     leftovers = [p.name for p in (data_dir / "shards").iterdir() if p.name.startswith(".")]
     assert leftovers == []
+
+
+async def _check_texts(shard: SingleShard, found: dict[str, dict[str, Any]]) -> None:
+    """Rank by the words of documents: the index may have taken in any part of them."""
+    documents = Counter(r["document"] for r in found.values() if r["document"] is not None)
+    sought = " ".join(sorted(documents)[:50])
+    measured = pb.MeasureTextRequest(shards=[shard.reference], query=sought)
+    [counts] = (await shard.worker.data_service.measure_text(measured, context_for(30))).shards
+    assert counts.document_count == counts.term_count == documents.total()
+    assert dict(zip(counts.terms, counts.document_frequencies, strict=True)) == {
+        document: documents[document] for document in sought.split()
+    }
+    ranked = pb.RankTextRequest(
+        shards=[shard.reference],
+        query=sought,
+        terms=counts.terms,
+        weights=[1.0] * len(counts.terms),
+        average_length=1.0,
+        limit=5000,
+    )
+    [matches] = (await shard.worker.data_service.rank_text(ranked, context_for(30))).shards
+    wanted = set(sought.split())
+    assert set(matches.records.ids) == {i for i, r in found.items() if r["document"] in wanted}
 
 
 @pytest.mark.cluster
