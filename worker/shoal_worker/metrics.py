@@ -61,10 +61,14 @@ LOST_SHARDS: Final = gauge(
 FRESH_VECTORS: Final = gauge(
     "shoal_fresh_vectors", "Vectors of open shards that no graph holds yet."
 )
+UNINDEXED_CHANGES: Final = gauge(
+    "shoal_unindexed_changes",
+    "Changes of open shards that some index has not taken in yet: filters look at these records.",
+)
 FULLEST_BACKLOG: Final = gauge(
     "shoal_fullest_backlog_ratio",
     "How much of its bound the largest backlog of an open shard takes: vectors that no graph holds"
-    " yet. At 1 writes to that shard are refused.",
+    " yet, or changes that some index has not taken in. At 1 writes to that shard are refused.",
 )
 SHARD_RECORDS: Final = gauge("shoal_shard_records", "Records of open shards.")
 COPIED_BYTES: Final = counter(
