@@ -26,6 +26,10 @@ _UNIT_ROUNDOFF: Final = 2.0**-24
 _SMALLEST_NORMAL: Final = 2.0**-126
 _SLACK: Final = 1e-12
 
+_SMALLEST_SCALE: Final = 1e-300
+"""What a dot is divided by where a vector is zero: the dot is, too, and the distance 1. The product
+of any two other norms is far greater, for float32 ends at 1e-45."""
+
 _HAS_VECDOT: Final = hasattr(np, "vecdot")
 
 _WORK_NUMBERS: Final = 64 * 1024
@@ -118,9 +122,7 @@ def exact(
         # Two roots, for the product of two squares may leave the range of a double.
         scale = np.sqrt(_dots(double, double))
         scale *= np.sqrt(_dots(query, query))
-        # A zero vector has the dot 0 and so the distance 1.
-        scale[scale == 0.0] = 1.0
-        distance /= scale
+        distance /= np.maximum(scale, _SMALLEST_SCALE, out=scale)
     np.subtract(1.0, distance, out=distance)
     if space is Space.COSINE:
         # Of parallel vectors the quotient may round to just beyond 1: nothing is nearer than 0.
@@ -158,9 +160,7 @@ def exact_of_each(
         dots = _dots(double, asked[:, None, :])
         if space is Space.COSINE:
             scale = np.sqrt(_dots(double, double)) * queries.norms[part, None]
-            # A zero vector has the dot 0 and so the distance 1.
-            scale[scale == 0.0] = 1.0
-            dots /= scale
+            dots /= np.maximum(scale, _SMALLEST_SCALE, out=scale)
         np.subtract(1.0, dots, out=distances[part])
     if space is Space.COSINE:
         np.minimum(distances, 2.0, out=distances)
