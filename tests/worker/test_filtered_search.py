@@ -10,6 +10,9 @@ import pytest
 
 from shoal.v1.collection_pb2 import Quantization, Space
 from shoal.v1.record_service_pb2 import SearchMethod
+from shoal.wire.filters import where_from_dict
+from shoal_worker.matching import Selection
+from shoal_worker.search import Search, search
 from shoal_worker.worker import Worker
 from tests.worker.single import SingleShard, answer_of
 
@@ -106,3 +109,26 @@ async def test_a_batch_of_filtered_queries_is_answered_as_one_by_one(
             assert len(ids) == LIMIT
             alone = answer_of(await shard.search([query], LIMIT, where=where))
             assert len(set(ids) & set(alone.ids[0])) >= LIMIT - 1
+
+
+async def test_a_reader_of_an_older_state_finds_what_was_current_then(
+    worker: Worker, vectors: Vectors
+) -> None:
+    shard, rank, _ = await filled(worker, vectors, Quantization.QUANTIZATION_BF16)
+    matching = np.flatnonzero(rank < 60)
+    selection = Selection(where=where_from_dict({"rank": {"$lt": 60}}))
+    query = vectors[-1:]
+    sought = Search(query, LIMIT, selection, frozenset(), 1 << 20, 1, lambda: None)
+    order = matching[np.argsort(-(vectors[matching] @ query[0]), kind="stable")]
+    with shard.open.pin() as older:
+        # The nearest go away, before anybody has asked where rows lie in the graph.
+        gone = [f"id {n}" for n in order[:20]]
+        await shard.update(gone[:10], -vectors[order[:10]])
+        await shard.delete(gone[10:])
+        with shard.open.pin() as newer:
+            found = search(newer, shard.open.configuration.fit.space, sought)
+            assert newer.state.vectors is not None
+            assert newer.state.vectors.places is not None
+            assert found.columns.ids == [f"id {n}" for n in order[20:30]]
+        found = search(older, shard.open.configuration.fit.space, sought)
+        assert found.columns.ids == [f"id {n}" for n in order[:10]]
