@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-import urllib.request
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,18 +15,13 @@ import pytest
 
 from shoal.errors import DataLossError, FailedPreconditionError, UnavailableError
 from shoal.server.objects import ObjectStore, open_store, store_url
+from tests.server import s3
 
-BUCKET = "snapshots"
 
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
-    """A server that speaks S3."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3.running() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -35,17 +30,8 @@ def store(
 ) -> ObjectStore:
     if request.param == "directory":
         return open_store(str(tmp_path / "deep" / "store"))
-    endpoint = request.getfixturevalue("s3_endpoint")
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_ENDPOINT_URL", endpoint),
-    ):
-        monkeypatch.setenv(name, value)
-    bucket = f"{BUCKET}-{os.urandom(4).hex()}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT")).close()
-    return open_store(f"s3://{bucket}/some/prefix")
+    bucket = s3.let_in(request.getfixturevalue("s3_endpoint"), monkeypatch)
+    return open_store(f"{bucket}/some/prefix")
 
 
 def made(path: Path, size: int) -> tuple[bytes, bytes]:
@@ -83,17 +69,11 @@ def test_objects_are_listed_and_removed(store: ObjectStore) -> None:
 
     assert {i.key: i.size_bytes for i in store.list("a/")} == {"a/1": 3, "a/b/2": 5}
     assert {i.key for i in store.list("")} == {"a/1", "a/b/2", "ab/3"}
-    assert all(abs(i.modified_at_ms / 1000 - _now()) < 60 for i in store.list(""))
+    assert all(abs(i.modified_at_ms / 1000 - time.time()) < 60 for i in store.list(""))
     store.delete("a/b/2")
     store.delete("a/b/2")
     assert {i.key for i in store.list("a/")} == {"a/1"}
     assert list(store.list("nothing/")) == []
-
-
-def _now() -> float:
-    import time
-
-    return time.time()
 
 
 def test_what_is_missing_or_damaged_is_data_loss_and_named(
@@ -161,9 +141,7 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_store_that_cannot_be_reached_or_entered_says_so(
     s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    s3.let_in(s3_endpoint, monkeypatch)
     with pytest.raises(FailedPreconditionError, match="no-such-bucket does not exist"):
         open_store("s3://no-such-bucket").put_bytes("x", b"")
     monkeypatch.setattr("shoal.server.remote_objects._RETRY_TIMEOUT_S", 1)

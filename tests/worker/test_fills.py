@@ -12,8 +12,10 @@ import pytest
 from shoal.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from shoal.internal.v1.snapshot_pb2 import StoredShard
 from shoal.server.buckets import buckets_of
+from shoal.server.objects import open_store
 from shoal.v1.collection_pb2 import Quantization, Space
 from shoal_worker.worker import Worker
+from tests.server import s3
 from tests.worker.cuts import snapshot
 from tests.worker.fills import create, fill
 from tests.worker.single import SingleShard, answer_of, plain, started
@@ -144,6 +146,28 @@ async def test_filters_choose_what_is_taken(worker: Worker, tmp_path: Path) -> N
     }
     assert set((await target.get()).records.ids) == wanted
     assert (answer.seen_count, answer.filled_count) == (600, len(wanted))
+
+
+async def test_copies_go_through_an_object_store(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3.running() as endpoint:
+        url = s3.let_in(endpoint, monkeypatch) + "/shoal"
+        source = await create(worker, HALVES)
+        await write(source, HALVES)
+        stored = await snapshot(source, url)
+        target = await create(worker, THIRDS)
+        for shard in target:
+            await fill(shard, url, stored)
+        assert await contents(target) == await contents(source)
+        assert await snapshot(source, url, known=stored) == stored
+
+        open_store(url).put_bytes(stored[0].records.key, b"something else")
+        (damaged,) = await create(worker)
+        with pytest.raises(DataLossError, match=stored[0].records.key):
+            await fill(damaged, url, stored)
+    assert await damaged.count() == 0
+    assert not list((tmp_path / "worker" / "fills").glob("*"))
 
 
 async def test_an_empty_source_fills_an_empty_shard(worker: Worker, tmp_path: Path) -> None:
