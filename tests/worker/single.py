@@ -161,9 +161,12 @@ class SingleShard:
         where: Mapping[str, Any] | None = None,
         limit: int | None = None,
         write_id: bytes = b"",
+        where_document: Mapping[str, Any] | None = None,
     ) -> pb.WriteShardResponse:
         request = pb.WriteShardRequest(shard=self.reference, write_id=write_id)
         request.delete.SetInParent()
+        if where_document is not None:
+            request.delete.where_document.CopyFrom(where_document_from_dict(where_document))
         if ids is not None:
             request.delete.ids.values.extend(ids)
             request.delete.ids.SetInParent()
