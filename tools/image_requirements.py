@@ -13,7 +13,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 REQUIREMENTS: Final = ROOT / "deploy" / "docker" / "requirements.txt"
 
 _HEAD: Final = """\
-# What the image runs on: every package of shoal[server,objects], so that building it again
+# What the image runs on: every package of shoal[server,objects,tracing], so that building it again
 # gives it again.
 # Write it anew with `make image-requirements`.
 """
@@ -22,7 +22,7 @@ _HEAD: Final = """\
 def main() -> int:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     report = subprocess.run(
-        [*pip, "--report", "-", f"{ROOT}[server,objects]"], stdout=subprocess.PIPE, check=True
+        [*pip, "--report", "-", f"{ROOT}[server,objects,tracing]"], stdout=subprocess.PIPE, check=True
     ).stdout
     found = (item["metadata"] for item in json.loads(report)["install"])
     pins = {re.sub(r"[-_.]+", "-", m["name"]).lower(): m["version"] for m in found}

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from shoal.errors import DeadlineExceededError, OverloadedError, ShoalError, UnavailableError
-from shoal.server import metrics
+from shoal.server import metrics, tracing
 from shoal.server.calls import CallContext, context_for, current_request_id
 
 __all__ = ["Batcher", "Part"]
@@ -254,6 +254,7 @@ class Batcher(Generic[ParametersT, AnswerT]):
         try:
             context = _context_of(batch)
             current_request_id.set(context.request_id)
+            tracing.adopt(batch[0].context.span)
             vectors = b"".join([waiter.vectors for waiter in batch])
             answer = await self._send(parameters, vectors, count, context)
         except OverloadedError as error:

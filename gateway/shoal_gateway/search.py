@@ -15,6 +15,7 @@ from shoal.errors import NotFoundError, OverloadedError, ShoalError
 from shoal.internal.v1 import worker_service_pb2
 from shoal.server.clock import HybridClock
 from shoal.server.rpc import CallContext
+from shoal.server.slow_calls import SLOW_CALLS
 from shoal.v1 import record_service_pb2, value_pb2
 from shoal.wire.limits import Limits
 from shoal.wire.validation import check_record_ids, invalid, shown
@@ -23,6 +24,7 @@ from shoal_gateway.answers import Answer
 from shoal_gateway.batching import Batcher, Part
 from shoal_gateway.fanout import FanOut
 from shoal_gateway.filters import Filters, Wanted
+from shoal_gateway.plans import plan_of
 from shoal_gateway.routing import Router
 from shoal_gateway.table import CollectionRoute
 from shoal_gateway.writes import check_dimension
@@ -150,6 +152,7 @@ class Searcher:
                 check_dimension(route, queries.dimension, "query_vectors.dimension")
         context.check()
         parameters = _Parameters.of(route, filters, request.n_results, columns, queries.dimension)
+        asked = time.perf_counter()
         if ids is None and not request.allow_partial and not request.explain:
             part = await self._batcher.ask(
                 parameters, queries.values, count, request.n_results, context
@@ -164,6 +167,7 @@ class Searcher:
                 ),
                 0,
             )
+        answered = time.perf_counter()
         response = part.answer.response(
             part.first, count, distances=wants_distances, explain=request.explain
         )
@@ -171,8 +175,21 @@ class Searcher:
         if failures:
             response.unsearched_shards.extend(unsearched(failures))
         self._check_size(response, columns)
+        seconds = time.perf_counter() - begin
         if request.explain:
-            response.plan.gateway_seconds = time.perf_counter() - begin
+            response.plan.gateway_seconds = seconds
+        if seconds >= SLOW_CALLS.threshold_s:
+            context.tell(
+                **plan_of(part.answer.found.answers),
+                collection=route.name,
+                collection_id=route.collection_id,
+                queries=count,
+                n_results=request.n_results,
+                filtered=bool(filters) or ids is not None,
+                checking_s=round(asked - begin, 4),
+                searching_s=round(answered - asked, 4),
+                answering_s=round(begin + seconds - answered, 4),
+            )
         return response
 
     def _check_queries(self, request: record_service_pb2.QueryRequest) -> int:

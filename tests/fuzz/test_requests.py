@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 
 from shoal import errors
-from shoal.v1 import collection_pb2, collection_service_pb2
+from shoal.v1 import admin_service_pb2, collection_pb2, collection_service_pb2
 from shoal.wire import status
 from tests.cluster.running import Collection, RunningCluster, clusters
 from tests.fuzz.hostile import COLLECTIONS, DIMENSION, Hostile, Request
@@ -69,7 +69,13 @@ class Memory:
 
 
 def _create_all(cluster: RunningCluster) -> None:
-    """Create the collections that requests are about, where they have been deleted."""
+    """Create the collections that requests are about, where they have been deleted.
+
+    Whoever may call everything may set quotas, too: those that were set are removed before.
+    """
+    listed = cluster.call("admin", "ListQuotas", admin_service_pb2.ListQuotasRequest())
+    for quota in listed.quotas:
+        cluster.call("admin", "SetQuota", admin_service_pb2.SetQuotaRequest(subject=quota.subject))
     for name in COLLECTIONS:
         configuration = collection_pb2.CollectionConfiguration()
         configuration.hnsw.dimension = DIMENSION

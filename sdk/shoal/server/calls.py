@@ -42,6 +42,13 @@ class CallContext(Protocol):
     def caller(self) -> object | None:
         """Who calls, as the service's guard has found out; None where nobody asks."""
 
+    @property
+    def span(self) -> object | None:
+        """The call's span, while traces are made."""
+
+    def tell(self, **facts: object) -> None:
+        """Say what the log of slow calls should tell of this one; nothing of what is in it."""
+
     def time_remaining(self) -> float:
         """Give the seconds left, above 0.
 
@@ -69,9 +76,19 @@ class Call:
 
     Attributes:
         caller: Who calls; set by the service's guard.
+        span: See `CallContext`.
     """
 
-    __slots__ = ("_cancelled", "_deadline", "_metadata", "_raw_metadata", "caller", "request_id")
+    __slots__ = (
+        "_cancelled",
+        "_deadline",
+        "_facts",
+        "_metadata",
+        "_raw_metadata",
+        "caller",
+        "request_id",
+        "span",
+    )
 
     def __init__(
         self,
@@ -83,13 +100,23 @@ class Call:
         self._raw_metadata = metadata
         self._metadata: dict[str, str] | None = None
         self._cancelled = False
+        self._facts: dict[str, object] | None = None
         self.caller: object | None = None
+        self.span: object | None = None
         if request_id is None:
             request_id = next((str(v) for k, v in metadata if k == REQUEST_ID_KEY), "")
             # An ID goes into logs: one with line breaks, or a kilobyte long, is replaced.
             if not _REQUEST_ID.fullmatch(request_id):
                 request_id = secrets.token_hex(8)
         self.request_id = request_id
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What was told of it."""
+        return self._facts or {}
+
+    def tell(self, **facts: object) -> None:
+        self._facts = {**self.facts, **facts}
 
     def begin(self, timeout_s: float) -> None:
         """Set the deadline anew, of a call that was looked at before it was received."""

@@ -21,13 +21,14 @@ SETTINGS: Final = frozenset(
     """
     advertise allow_reset auth bootstrap_key_file cluster_ca cluster_cert cluster_key
     cluster_name commit_threads coordinator data data_dir default_timeout_s erase_after_s
-    expected_workers gateways health_port heartbeat_s host insecure lease_s log_format log_level
-    max_answer_bytes max_batch_records max_concurrent_calls max_dimension max_document_bytes
-    max_filter_clauses max_filter_depth max_id_bytes max_message_bytes max_metadata_bytes
-    max_metadata_key_bytes max_metadata_keys max_n_results max_open_shards max_page_records
-    max_pending_bytes max_queries max_query_results max_shards max_uri_bytes max_wait_s
-    memory_bytes metrics_port port read_threads recover_catalog reflection set share_port
-    snapshot_store stop_grace_s tls_cert tls_client_ca tls_key workers
+    expected_workers gateways health_port heartbeat_s host insecure lease_s log_format
+    log_level max_answer_bytes max_batch_records max_concurrent_calls max_dimension
+    max_document_bytes max_filter_clauses max_filter_depth max_id_bytes max_message_bytes
+    max_metadata_bytes max_metadata_key_bytes max_metadata_keys max_n_results
+    max_open_shards max_page_records max_pending_bytes max_queries max_query_results
+    max_shards max_uri_bytes max_wait_s memory_bytes metrics_port port read_threads
+    recover_catalog reflection set share_port slow_call_s snapshot_store stop_grace_s
+    tls_cert tls_client_ca tls_key tracing_endpoint tracing_ratio workers
     """.split()  # noqa: SIM905 - a list literal would be a page of quotes
 )
 """Every setting of every role, and of `shoal up`: one role's variable is not another's mistake.

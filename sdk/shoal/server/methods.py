@@ -30,9 +30,11 @@ from shoal.errors import (
     ShoalError,
     UnimplementedError,
 )
+from shoal.server import tracing
 from shoal.server.admission import Admission, Place
 from shoal.server.call_metrics import MethodMetrics, of_method
 from shoal.server.calls import Call, current_request_id
+from shoal.server.slow_calls import SLOW_CALLS
 from shoal.wire.limits import DEFAULT_LIMITS
 
 __all__ = ["MAX_MESSAGE_BYTES", "BoundMethod", "Cost", "Guard", "find_service"]
@@ -270,7 +272,7 @@ class BoundMethod:
 
     def _accounted(self, call: Call) -> _Accounted:
         """Count and time a call, and let nothing out but a `ShoalError` or a cancellation."""
-        return _Accounted(self.full_name, self._metrics, call)
+        return _Accounted(self.full_name, self._metrics, call, not self.is_stream)
 
     async def _bounded(self, request: Message, call: Call) -> Message:
         """Let the service answer, until the deadline."""
@@ -308,16 +310,25 @@ class BoundMethod:
 class _Accounted:
     """What surrounds the work on one call; see `BoundMethod`."""
 
-    __slots__ = ("_begin", "_call", "_method", "_metrics")
+    __slots__ = ("_begin", "_call", "_method", "_metrics", "_span", "_traced")
 
-    def __init__(self, method: str, method_metrics: MethodMetrics, call: Call) -> None:
+    def __init__(
+        self, method: str, method_metrics: MethodMetrics, call: Call, traced: bool
+    ) -> None:
         self._method = method
         self._metrics = method_metrics
         self._call = call
+        self._traced = traced  # a stream is not: it lasts, and is never slow
+        self._span: tracing.Begun | None = None
 
     def __enter__(self) -> None:
         self._metrics.began()
         self._begin = time.perf_counter()
+        active = tracing.active()
+        if active is not None and self._traced:
+            call = self._call
+            self._span = active.of_call(self._method, call.metadata, call.request_id)
+            call.span = self._span.span
 
     def __exit__(
         self,
@@ -328,12 +339,12 @@ class _Accounted:
         if exc_val is None:
             self._end("OK")
         elif isinstance(exc_val, ShoalError):
-            self._end(exc_val.code)
+            self._end(exc_val.code, exc_val.reason)
         elif isinstance(exc_val, asyncio.CancelledError | GeneratorExit):
             self._call.cancel()
-            self._end("CANCELLED")
+            self._end("CANCELLED", "CANCELLED")
         elif isinstance(exc_val, Exception):
-            self._end("INTERNAL")
+            self._end("INTERNAL", type(exc_val).__name__)
             request_id = self._call.request_id
             _log.error("call_failed", method=self._method, request_id=request_id, exc_info=exc_val)
             raise InternalError(
@@ -344,8 +355,23 @@ class _Accounted:
         else:
             self._end("OK")
 
-    def _end(self, code: str) -> None:
-        self._metrics.ended(code, time.perf_counter() - self._begin)
+    def _end(self, code: str, reason: str | None = None) -> None:
+        seconds = time.perf_counter() - self._begin
+        self._metrics.ended(code, seconds)
+        if seconds >= SLOW_CALLS.threshold_s and self._traced:
+            SLOW_CALLS.note(
+                "call_was_slow",
+                method=self._method,
+                request_id=self._call.request_id,
+                seconds=round(seconds, 4),
+                code=code,
+                **self._call.facts,
+            )
+        if self._span is not None:
+            span, self._span = self._span, None
+            active = tracing.active()
+            if active is not None:
+                active.finish(span, code, reason)
 
 
 class _Rest:

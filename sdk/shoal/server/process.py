@@ -39,9 +39,10 @@ import grpc.aio
 import structlog
 
 from shoal.errors import ShoalError
-from shoal.server import logs, metrics, open_files, rpc, settings
+from shoal.server import logs, metrics, open_files, rpc, settings, tracing
 from shoal.server.health import Health, HttpPort, add_reflection
 from shoal.server.resources import add_resource_metrics
+from shoal.server.slow_calls import SLOW_CALLS
 from shoal.server.tls import Certificates, ChannelTls
 
 __all__ = ["PARENT_FD_VARIABLE", "RoleProcess", "run"]
@@ -278,7 +279,10 @@ def run(
     open_files.raise_limit()
     metrics.add_process_metrics(role)
     add_resource_metrics(getattr(given, "data_dir", None))
+    SLOW_CALLS.configure(given.slow_call_s)
     try:
+        if given.tracing_endpoint is not None:
+            tracing.begin(role, given.tracing_endpoint, given.tracing_ratio)
         asyncio.run(_live(role, given, serve))
     except ShoalError as error:
         _log.error("role_failed", reason=error.reason, message=error.message)
@@ -286,6 +290,8 @@ def run(
     except Exception:  # noqa: BLE001 - main: nobody else is left to say it
         _log.exception("role_failed")
         return EXIT_FAILED
+    finally:
+        tracing.end()
     return 0
 
 

@@ -32,6 +32,7 @@ from shoal.errors import (
     ShoalError,
     UnavailableError,
 )
+from shoal.server import tracing
 from shoal.server.admission import Admission
 from shoal.server.calls import (
     REQUEST_ID_KEY,
@@ -322,6 +323,9 @@ async def call(
             return cast("_Response", await local.answer(request, here))
         if request_id is not None:
             metadata = (*metadata, (REQUEST_ID_KEY, request_id))
+        active = tracing.active()
+        if active is not None:
+            return await _traced(active, method, request, timeout_s, metadata)
         return await _uncancelled(method(request, timeout=timeout_s, metadata=tuple(metadata)))
     except grpc.aio.AioRpcError as error:
         raise _decoded(error, address, timeout_s) from None
@@ -338,6 +342,30 @@ async def call(
                 metadata={"address": address},
             ) from None
         raise
+
+
+async def _traced(
+    active: tracing.Tracing,
+    method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+    request: _Request,
+    timeout_s: float,
+    metadata: Sequence[tuple[str, str]],
+) -> _Response:
+    """Make a call with a span, which the other side joins."""
+    address = getattr(method, "address", "")
+    span, carried = active.of_request(getattr(method, "full_name", "call"), address)
+    code = "CANCELLED"
+    try:
+        answer = await _uncancelled(
+            method(request, timeout=timeout_s, metadata=(*metadata, *carried))
+        )
+        code = "OK"
+    except grpc.aio.AioRpcError as error:
+        code = error.code().name
+        raise
+    finally:
+        active.finish(span, code, None if code == "OK" else code)
+    return answer
 
 
 async def _uncancelled(answer: Awaitable[_Response]) -> _Response:

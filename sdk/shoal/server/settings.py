@@ -123,6 +123,24 @@ class RoleSettings:
         help="DNS name that the certificates of the other processes carry; by default the host by "
         "which each is reached.",
     )
+    slow_call_s: float = setting(
+        1.0,
+        help="Log calls that take longer than this, with the plan of a query, seconds; 0 for none.",
+        minimum=0,
+        maximum=3600,
+    )
+    tracing_endpoint: str | None = setting(
+        None,
+        help="Where to send traces: a receiver of OpenTelemetry's OTLP over gRPC, for example "
+        "http://localhost:4317. Needs the extra shoal[tracing].",
+    )
+    tracing_ratio: float = setting(
+        1.0,
+        help="Of the traces that begin here, how many are kept; callers that send a traceparent "
+        "decide for theirs.",
+        minimum=0,
+        maximum=1,
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", help="Least severe events to log."
     )

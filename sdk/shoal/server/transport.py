@@ -122,7 +122,16 @@ def bind(
 class _AddressedMethod:
     """A method of a remote service that knows where it leads, for messages of errors."""
 
-    __slots__ = ("_arguments", "_channel", "_connection", "_kind", "_method", "_options", "address")
+    __slots__ = (
+        "_arguments",
+        "_channel",
+        "_connection",
+        "_kind",
+        "_method",
+        "_options",
+        "address",
+        "full_name",
+    )
 
     def __init__(
         self, channel: AddressedChannel, kind: str, arguments: Any, options: dict[str, Any]
@@ -131,6 +140,7 @@ class _AddressedMethod:
         self._channel = channel
         self._kind = kind
         self._arguments = arguments
+        self.full_name = str(arguments[0]).lstrip("/") if arguments else ""
         self._options = options
         self._connection: grpc.aio.Channel | None = None
         self._method: Any = None
