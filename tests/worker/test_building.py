@@ -21,6 +21,7 @@ async def test_what_is_written_last_goes_into_the_graph_when_writing_has_ended(
     tmp_path: Path, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(building, "IDLE_S", 1.5)
+    monkeypatch.setattr(building, "IDLE_FRESH_BYTES", 100 * 64 * 4)
     worker = await started(tmp_path)
     single = await SingleShard.create(worker, sync_threshold=100, batch_size=100)
     await single.add(names(range(3000)), vectors[:3000])
@@ -38,3 +39,15 @@ async def test_what_is_written_last_goes_into_the_graph_when_writing_has_ended(
     await asyncio.sleep(2.5)
     assert single.open.newest.fresh.pending_count == 50
     await worker.close()
+
+
+def test_a_large_shard_scans_less_beside_its_graph() -> None:
+    def share(count: int, dimension: int, *, is_idle: bool = False) -> float:
+        return building._extended_from(count, 4 * dimension, is_idle) / count
+
+    assert share(20_000, 384) == 0.1
+    assert share(1_000_000, 384) == 0.05
+    assert 0.05 < share(80_000, 384) < 0.1
+    assert share(1_000_000, 128, is_idle=True) * 1_000_000 == 4096
+    # What takes no time to scan, waits, however small the graph.
+    assert share(3_000, 16, is_idle=True) == 0.1

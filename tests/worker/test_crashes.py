@@ -233,7 +233,7 @@ async def test_killed_again_and_again_at_random(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 async def test_killed_hundreds_of_times_at_random(tmp_path: Path) -> None:
-    await _rounds(tmp_path, 300)
+    await _rounds(tmp_path, 200)
 
 
 async def _rounds(tmp_path: Path, count: int) -> None:

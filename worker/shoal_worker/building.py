@@ -49,11 +49,20 @@ FRESH_SHARE: Final = 0.1
 """Of its graph, the share of fresh vectors that is worth a new one: each vector is then written in
 about ten checkpoints while the shard grows tenfold, and the scan beside the graph stays small."""
 
-IDLE_SHARE: Final = 0.04
+LARGE_FRESH_BYTES: Final = 8 * 1024 * 1024
+LARGE_FRESH_SHARE: Final = 0.05
+"""Where that share is larger than this, half of it: scanning it would take longer than walking the
+graph (40,000 x 128 took 3 ms beside a graph of 960,000), and each vector is still written less than
+20 times, with all else."""
+
+IDLE_FRESH_BYTES: Final = 2 * 1024 * 1024
+"""Fresh vectors that are worth a new graph when nothing is written for a time: from then on each
+search scans them, and this takes some tens of microseconds."""
+
 IDLE_S: Final = 10.0
-"""Of its graph, the share of fresh vectors that is worth a new one when nothing was written for
-some seconds: every search scans them from then on, and a tenth takes as long as walking the graph.
-A writer who comes in bursts with such pauses has each vector written in 25 checkpoints."""
+IDLE_BYTES_A_SECOND: Final = 5 * 1024 * 1024
+"""That time, and with it what a writer who comes and goes has written for him: checkpoints at this
+rate at most."""
 
 DEAD_SHARE: Final = 0.25
 """Of its graph, the share of dead vectors at which it is built anew without them: until then they
@@ -103,14 +112,27 @@ def need_of(
         return Need.NOTHING
     if dead > DEAD_SHARE * graph.vector_count:
         return Need.REBUILD
-    share = IDLE_SHARE if is_idle else FRESH_SHARE
-    if pending >= max(configuration.batch_size, share * graph.vector_count):
+    enough = _extended_from(graph.vector_count, 4 * state.meta.dimension, is_idle)
+    if pending >= max(configuration.batch_size, enough):
         return Need.EXTENSION
     return Need.NOTHING
 
 
+def _extended_from(graph_count: int, vector_bytes: int, is_idle: bool) -> float:
+    """Give the fresh vectors from which on a graph is extended."""
+    tenth, bounded = FRESH_SHARE * graph_count, LARGE_FRESH_BYTES / vector_bytes
+    least = tenth if tenth <= bounded else max(bounded, LARGE_FRESH_SHARE * graph_count)
+    return min(least, IDLE_FRESH_BYTES / vector_bytes) if is_idle else least
+
+
 def _need_of(shard: Shard, state: State, is_idle: bool = False) -> Need:
     return need_of(state, shard.configuration, shard.wants_rebuild, is_idle)
+
+
+def _idle_s(state: State) -> float:
+    """Give how long nothing must be written before what is fresh is taken in."""
+    size_bytes = state.graph.size_bytes if state.graph is not None else 0
+    return max(IDLE_S, size_bytes / IDLE_BYTES_A_SECOND)
 
 
 class _BuilderError(Exception):
@@ -208,6 +230,7 @@ class Building:
         self._waiting: dict[str, Shard] = {}  # guarded by _wake; by shard ID, first come first
         # Guarded by _wake: shards that wait if nothing is written to them, and until when.
         self._resting: dict[str, tuple[Shard, float]] = {}
+        self._wakes_at = float("inf")  # guarded by _wake: when the thread looks at them
         self._is_closing = False  # guarded by _wake
         self._builder: _Builder | None = None  # guarded by _wake; replaced by the thread alone
         self._thread = threading.Thread(target=self._run, name="shoal-building", daemon=True)
@@ -231,7 +254,10 @@ class Building:
             if is_due:
                 self._waiting[shard.shard_id] = shard
             else:
-                self._resting[shard.shard_id] = (shard, time.monotonic() + IDLE_S)
+                due_at = time.monotonic() + _idle_s(state)
+                self._resting[shard.shard_id] = (shard, due_at)
+                if due_at >= self._wakes_at:
+                    return
             self._wake.notify()
 
     def leave(self, shard: Shard) -> None:
@@ -288,13 +314,17 @@ class Building:
             while not self._is_closing:
                 if self._waiting:
                     return self._waiting.pop(next(iter(self._waiting)))
-                # The one whose time comes first: each change puts a shard at the end.
-                shard, due_at = next(iter(self._resting.values()), (None, float("inf")))
-                left_s = due_at - time.monotonic()
-                if shard is not None and left_s <= 0:
+                resting = min(self._resting.values(), key=lambda rest: rest[1], default=None)
+                if resting is None:
+                    self._wakes_at = float("inf")
+                    self._wake.wait()
+                    continue
+                shard, self._wakes_at = resting
+                left_s = self._wakes_at - time.monotonic()
+                if left_s <= 0:
                     del self._resting[shard.shard_id]
                     return shard
-                self._wake.wait(None if shard is None else left_s)
+                self._wake.wait(left_s)
             return None
 
     def _pause(self) -> None:
