@@ -69,6 +69,10 @@ _FIRST_LOOK_S: Final = 0.005
 _LAST_LOOK_S: Final = 0.1
 """How often a call that waits for the store looks whether it need not any more."""
 
+_RESERVE_LOOKS: Final = 20
+_RESERVE_LOOK_S: Final = 0.003
+"""How long moments are sought in which the maps of the shards can grow."""
+
 _FILES_A_SHARD: Final = 5
 
 
@@ -264,11 +268,19 @@ class Cutting:
             self._check_settled(holding)
             attempt.in_use.enter_context(held.using(holding))
             shard = holding.ready or held.opened(holding)
-            try:
-                shard.environment.reserve_for_standing()
-            except EnvironmentClosedError as error:
-                raise lost_hold(shard.shard_id, "it was closed") from error
             attempt.parts[shard.shard_id] = _HeldPart(holding, shard, Hold(attempt.cut_id))
+
+        shards = [part.shard for part in attempt.parts.values()]
+        for _ in range(_RESERVE_LOOKS):
+            try:
+                shards = [s for s in shards if not s.environment.reserve_for_standing()]
+            except EnvironmentClosedError as error:
+                raise lost_hold("of the attempt", "it was closed") from error
+            if not shards:
+                break
+            # A shard without the room is copied all the same: its map has some, and if that is not
+            # enough, the copy ends and no writer waits.
+            time.sleep(_RESERVE_LOOK_S)
 
     def _check_settled(self, holding: Holding) -> None:
         identity = holding.identity

@@ -13,7 +13,6 @@ are changed for drafts alone: files that nobody relies on before they are synced
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,10 +52,6 @@ MAX_READERS: Final = 254
 STANDING_MAP_BYTES: Final = 16 * 1024 * 1024 * 1024
 """Room in the map, address space alone, for what is written while a reader stands: minutes at the
 speed of a disk. Beyond it the reader is ended, for the writers do not wait."""
-
-_IDLE_LOOKS: Final = 40
-_IDLE_LOOK_S: Final = 0.005
-"""How long a moment without transactions is waited for."""
 
 _META_PAGES: Final = 2
 
@@ -344,23 +339,22 @@ class Environment:
         if self.file_bytes > self._map_bytes // 2:
             self._grow()
 
-    def reserve_for_standing(self) -> None:
-        """Grow the map now, so far that no writer comes to its end while a reader stands.
+    def reserve_for_standing(self) -> bool:
+        """Grow the map so far that no writer comes to its end while a reader stands, if that can be
+        done without anybody waiting: in a moment without transactions.
 
-        Beyond what `reserve` does, only in a moment without transactions, if there is one soon:
-        nobody is to wait for the longest search because a snapshot is taken.
+        Returns:
+            Whether there is so much room. If not, another moment may be better.
         """
-        self.reserve()
-        wanted = self.file_bytes + STANDING_MAP_BYTES
-        for _ in range(_IDLE_LOOKS):
-            with self._gate:
-                if self._closed or self._standing or self._map_bytes >= wanted:
-                    return
-                if not self._live and not self._shut:
-                    self._map_bytes = wanted
-                    self._environment.set_mapsize(wanted)
-                    return
-            time.sleep(_IDLE_LOOK_S)
+        used = self.file_bytes
+        with self._gate:
+            if self._closed or self._map_bytes >= used + STANDING_MAP_BYTES // 2:
+                return True
+            if self._live or self._shut or self._standing:
+                return False
+            self._map_bytes = used + STANDING_MAP_BYTES
+            self._environment.set_mapsize(self._map_bytes)
+            return True
 
     def sync(self) -> None:
         """Make what a draft holds durable."""
