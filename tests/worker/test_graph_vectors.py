@@ -18,8 +18,9 @@ from shoal.v1.collection_pb2 import Space
 from shoal.v1.record_service_pb2 import SearchMethod
 from shoal_worker import metrics
 from shoal_worker.checkpoint_files import vector_files_in
+from shoal_worker.fresh import FreshWriter
 from shoal_worker.graph_vectors import Deaths
-from shoal_worker.store import Store
+from shoal_worker.store import Store, VectorBatch
 from shoal_worker.vector_file import (
     HEAD,
     DamagedVectorsError,
@@ -388,3 +389,21 @@ async def test_what_was_deleted_is_not_in_the_next_file(worker: Worker, vectors:
     assert secret not in content
     assert b"r1499\0" not in content
     assert vectors[1500].tobytes() in content
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_fresh_set_knows_which_keys_are_in_it(data: st.DataObject) -> None:
+    fresh = FreshWriter()
+    keys = sorted(data.draw(st.sets(st.integers(1, 400), max_size=200)))
+    for first in range(0, len(keys), 50):
+        part = np.array(keys[first : first + 50], np.uint64)
+        fresh.add(
+            VectorBatch(part, part.astype(np.uint32), np.ones((len(part), 2), np.float32)), ()
+        )
+    died = data.draw(st.sets(st.sampled_from(keys))) if keys else set()
+    for key in died:
+        fresh.remove(key, 1)
+    asked = np.arange(1, 402, dtype=np.uint64)
+
+    assert fresh.are_current(asked).tolist() == [k in set(keys) - died for k in range(1, 402)]

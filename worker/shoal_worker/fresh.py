@@ -19,6 +19,7 @@ from shoal_worker.distances import Queries, Space, bounded, exact, norms
 from shoal_worker.graph_vectors import Deaths
 from shoal_worker.nearest import Candidates, Nearest
 from shoal_worker.store import VectorBatch
+from shoal_worker.stored import places_in
 
 __all__ = ["FRESH_OVERHEAD_BYTES", "FreshSet", "FreshWriter"]
 
@@ -242,8 +243,19 @@ class FreshWriter:
         return FreshSet(blocks, sequence, len(self._places), len(self._exact), size)
 
     def are_current(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """Say which keys are here, and alive."""
-        return np.isin(keys, np.fromiter(self._places, np.uint64, len(self._places)))
+        """Say which keys are here, and alive.
+
+        By arrays, for it is asked beside searches: going over the table would hold them up.
+        """
+        here = [
+            block.keys[: block.filled][block.dead_at[: block.filled] == _ALIVE]
+            for block in self._blocks
+        ]
+        alive = np.sort(np.concatenate(here)) if here else np.empty(0, np.uint64)
+        if not len(alive):
+            return np.zeros(len(keys), np.bool_)
+        result: npt.NDArray[np.bool_] = alive[places_in(alive, keys)] == keys
+        return result
 
     def beside(self, deaths: Deaths) -> None:
         """Note the deaths of a graph's vectors from now on."""
