@@ -39,6 +39,8 @@ MAX_CANDIDATES: Final = 32
 
 MAX_TEXT_BYTES: Final = 65_536
 
+_SPARSE_WEIGHT_BYTES: Final = 8
+
 _RRF_CONSTANT: Final = 60.0
 
 Leaf: TypeAlias = ranking_pb2.KnnRank | ranking_pb2.TextRank
@@ -149,10 +151,17 @@ class _Checker:
             raise invalid(f"{field}.key", f"{field}.{query} {what}")
         if query == "sparse_vector":
             check_sparse_vector(knn.sparse_vector, f"{field}.sparse_vector")
+            self._check_sparse_size(len(knn.sparse_vector.indices), f"{field}.sparse_vector")
         elif query == "id":
             check_record_ids([knn.id], self._limits, f"{field}.id")
         else:
             decode_vectors(knn.vector, 1, self._limits, f"{field}.vector")
+
+    def _check_sparse_size(self, count: int, field: str) -> None:
+        """A query has no more weights than a record's metadata can hold."""
+        maximum = self._limits.max_metadata_bytes // _SPARSE_WEIGHT_BYTES
+        if count > maximum:
+            raise invalid(field, f"{field} has {count} weights; at most {maximum} are allowed")
 
     def _check_text(self, text: ranking_pb2.TextRank, field: str) -> None:
         self._check_leaf(text, field)

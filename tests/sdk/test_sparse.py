@@ -218,6 +218,7 @@ def test_what_is_no_vector_is_refused_before_anything_is_written(
         (SparseVector([1], [1.0]), "other", "declares no sparse vectors under 'other'"),
         ([1.0], "words", "a SparseVector is sought"),
         (SparseVector([1], [1.0]), "#embedding", "under the key of the metadata"),
+        (SparseVector(list(range(9000)), [1.0] * 9000), "words", "9000 weights; at most 8192"),
     ],
 )
 def test_searches_of_what_is_not_there_are_refused(
@@ -289,6 +290,31 @@ def test_vectors_are_copied_with_their_collection(client: Any, papers: Any) -> N
     query = some_vectors(1, seed=5)[0]
     assert copy.configuration == papers.configuration
     assert found(copy, query, "rare") == pytest.approx(products(query, vectors, idf=True))
+
+
+def test_clones_keep_the_keys_and_may_weigh_otherwise(papers: Any) -> None:
+    vectors = filled(papers)
+    clone = papers.clone(
+        "clone",
+        configuration={
+            "hnsw": {"shards": 2},
+            "sparse_vectors": {"words": {"idf": True}, "rare": {}},
+        },
+    )
+    query = some_vectors(1, seed=5)[0]
+    assert found(clone, query, "words") == pytest.approx(products(query, vectors, idf=True))
+    assert found(clone, query, "rare") == pytest.approx(products(query, vectors))
+    with pytest.raises(shoal.InvalidArgumentError, match="those of the source"):
+        papers.clone("another", configuration={"sparse_vectors": {"other": {}}})
+
+
+def test_tables_hold_them_as_structs(client: Any, papers: Any) -> None:
+    vectors = filled(papers, 3)
+    table = papers.get(include=["embeddings", "metadatas"]).to_arrow()
+    other = client.create_collection("other", configuration=CONFIGURATION, embedding_function=None)
+    other.add_arrow(table)
+    assert other.get()["metadatas"] == papers.get()["metadatas"]
+    assert [m["words"] for m in other.get()["metadatas"]] == list(vectors.values())
 
 
 def test_nothing_is_grouped_by_them(papers: Any) -> None:
