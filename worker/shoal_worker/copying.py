@@ -77,7 +77,8 @@ class Throttle:
 _GIVE_WAY: Final = 3.0
 """How much longer than it was kept waiting a thread sleeps."""
 
-_LONGEST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 0.02
+"""For the reader stands meanwhile, and pages that it may read are not used again."""
 
 
 def disk_full(directory: Path) -> OverloadedError:
