@@ -21,6 +21,7 @@ from shoal._sync.admin import AdminClient
 from shoal._sync.client import Client, EphemeralClient, PersistentClient
 from shoal._sync.collection import Collection
 from shoal._version import __version__
+from shoal.access import ApiKeyInfo, CreatedApiKey, Grant, QuotaInfo, QuotaLimits, Scope
 from shoal.configuration import (
     CollectionConfiguration,
     EmbeddingFunctionDescription,
@@ -102,6 +103,7 @@ __all__ = [
     "STORED",
     "AdminClient",
     "AlreadyExistsError",
+    "ApiKeyInfo",
     "AsyncAdminClient",
     "AsyncClient",
     "AsyncCollection",
@@ -116,6 +118,7 @@ __all__ = [
     "CollectionConfiguration",
     "CollectionExistsError",
     "CollectionNotFoundError",
+    "CreatedApiKey",
     "DataDirectoryLockedError",
     "DataLossError",
     "DatabaseExistsError",
@@ -133,6 +136,7 @@ __all__ = [
     "EphemeralClient",
     "FailedPreconditionError",
     "GetResult",
+    "Grant",
     "GroupBy",
     "HNSWConfiguration",
     "IdPage",
@@ -154,9 +158,12 @@ __all__ = [
     "QueryPlan",
     "QueryResult",
     "QuotaExceededError",
+    "QuotaInfo",
+    "QuotaLimits",
     "Rank",
     "Row",
     "Rrf",
+    "Scope",
     "Search",
     "SearchResult",
     "ShardPlan",

@@ -173,3 +173,22 @@ LIST_BACKUPS: Final[Method[snapshots.ListBackupsRequest, snapshots.ListBackupsRe
 DELETE_BACKUP: Final[Method[snapshots.DeleteBackupRequest, snapshots.DeleteBackupResponse]] = (
     Method(_SNAPSHOTS, "DeleteBackup", snapshots.DeleteBackupResponse.FromString, False)
 )
+# A second one would be another key.
+CREATE_API_KEY: Final[Method[admin.CreateApiKeyRequest, admin.CreateApiKeyResponse]] = Method(
+    _ADMIN, "CreateApiKey", admin.CreateApiKeyResponse.FromString, False
+)
+LIST_API_KEYS: Final[Method[admin.ListApiKeysRequest, admin.ListApiKeysResponse]] = Method(
+    _ADMIN, "ListApiKeys", admin.ListApiKeysResponse.FromString, True
+)
+REVOKE_API_KEY: Final[Method[admin.RevokeApiKeyRequest, admin.RevokeApiKeyResponse]] = Method(
+    _ADMIN, "RevokeApiKey", admin.RevokeApiKeyResponse.FromString, False
+)
+SET_QUOTA: Final[Method[admin.SetQuotaRequest, admin.SetQuotaResponse]] = Method(
+    _ADMIN, "SetQuota", admin.SetQuotaResponse.FromString, True
+)
+GET_QUOTA: Final[Method[admin.GetQuotaRequest, admin.GetQuotaResponse]] = Method(
+    _ADMIN, "GetQuota", admin.GetQuotaResponse.FromString, True
+)
+LIST_QUOTAS: Final[Method[admin.ListQuotasRequest, admin.ListQuotasResponse]] = Method(
+    _ADMIN, "ListQuotas", admin.ListQuotasResponse.FromString, True
+)

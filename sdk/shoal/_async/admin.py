@@ -1,7 +1,9 @@
-"""The client for tenants, databases and backups."""
+"""The client for tenants, databases, API keys, quotas and backups."""
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -9,10 +11,11 @@ from typing import Self
 
 import grpc
 
-from shoal import _requests
+from shoal import _requests, access
 from shoal._async import opening, operations
 from shoal._defaults import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_TENANT, DEFAULT_TIMEOUT_S
 from shoal._methods import (
+    CREATE_API_KEY,
     CREATE_BACKUP,
     CREATE_DATABASE,
     CREATE_TENANT,
@@ -20,18 +23,25 @@ from shoal._methods import (
     DELETE_DATABASE,
     GET_BACKUP,
     GET_DATABASE,
+    GET_QUOTA,
     GET_TENANT,
+    LIST_API_KEYS,
     LIST_BACKUPS,
     LIST_DATABASES,
+    LIST_QUOTAS,
     RESTORE_BACKUP,
+    REVOKE_API_KEY,
+    SET_QUOTA,
 )
+from shoal.access import ApiKeyInfo, CreatedApiKey, Grant, QuotaInfo, QuotaLimits, Scope
 from shoal.snapshots import Backup, backup_from_message
 from shoal.types import DatabaseInfo, TenantInfo
 from shoal.v1 import admin_service_pb2, snapshot_service_pb2
 
 
 class AsyncAdminClient:
-    """Creates, describes and deletes tenants and databases; takes and restores backups.
+    """Creates, describes and deletes tenants, databases, API keys and quotas; takes and restores
+    backups.
 
     Args:
         host: Where the server is; name or IP address.
@@ -162,6 +172,115 @@ class AsyncAdminClient:
                 return found
             request.page_token = response.next_page_token
             request.offset = 0
+
+    async def create_api_key(
+        self,
+        grants: Grant | Sequence[Grant],
+        name: str = "",
+        expires_at: datetime.datetime | None = None,
+    ) -> CreatedApiKey:
+        """Create an API key, which is told this once.
+
+        Args:
+            grants: What it may do, for example ``{"rights": ["read"], "collection": "books"}``;
+                without names on the whole cluster.
+            name: What to call it, at most 256 characters.
+            expires_at: From when on it is refused, with a time zone; None: never.
+
+        Raises:
+            PermissionDeniedError: The caller's own key has not the right to admin, and each right
+                that is granted, on what it is granted on.
+            UnavailableError: The outcome is unknown: the key may exist, and nobody has it. Look for
+                it with `list_api_keys`, revoke it, and create another.
+        """
+        request = admin_service_pb2.CreateApiKeyRequest(
+            name=_requests.check_text("name", name), grants=access.grant_messages(grants)
+        )
+        access.set_end(request, expires_at)
+        response = await self._session.call(CREATE_API_KEY, request)
+        return {**access.api_key_info(response.description), "key": response.key}
+
+    async def list_api_keys(self) -> list[ApiKeyInfo]:
+        """List the API keys in order of creation, without their secrets.
+
+        Those of which the caller has the right to admin on every scope.
+        """
+        request = admin_service_pb2.ListApiKeysRequest()
+        found: list[ApiKeyInfo] = []
+        while True:
+            response = await self._session.call(LIST_API_KEYS, request)
+            found += map(access.api_key_info, response.api_keys)
+            if not response.next_page_token:
+                return found
+            request.page_token = response.next_page_token
+
+    async def revoke_api_key(self, api_key_id: str) -> None:
+        """Revoke an API key: when this returns, every gateway refuses it.
+
+        Args:
+            api_key_id: The key's ID, not the key.
+
+        Raises:
+            NotFoundError: There is no such key.
+            FailedPreconditionError: It is the key that the coordinator was started with.
+        """
+        request = admin_service_pb2.RevokeApiKeyRequest(
+            id=_requests.check_text("api_key_id", api_key_id)
+        )
+        await self._session.call(REVOKE_API_KEY, request)
+
+    async def set_quota(
+        self, limits: QuotaLimits, *, scope: Scope | None = None, api_key_id: str | None = None
+    ) -> QuotaInfo:
+        """Set the quota of a scope or a key, in place of the one that it had.
+
+        Args:
+            limits: What it allows, for example ``{"max_records": 1_000_000}``.
+            scope: Of these names; ``{}`` for the whole cluster.
+            api_key_id: Or of this key.
+
+        Raises:
+            PermissionDeniedError: Nobody sets his own: it takes admin on what is around the scope.
+            NotFoundError: There is no such key.
+        """
+        request = admin_service_pb2.SetQuotaRequest(
+            subject=access.subject_message(scope, api_key_id),
+            limits=access.limits_message(limits),
+        )
+        return access.quota_info((await self._session.call(SET_QUOTA, request)).quota)
+
+    async def get_quota(
+        self, *, scope: Scope | None = None, api_key_id: str | None = None
+    ) -> QuotaInfo:
+        """Describe the quota of a scope or a key, with what is used of it.
+
+        Raises:
+            NotFoundError: It has none.
+        """
+        request = admin_service_pb2.GetQuotaRequest(
+            subject=access.subject_message(scope, api_key_id)
+        )
+        return access.quota_info((await self._session.call(GET_QUOTA, request)).quota)
+
+    async def list_quotas(self) -> list[QuotaInfo]:
+        """List the quotas that the caller may see, in order of creation."""
+        request = admin_service_pb2.ListQuotasRequest()
+        found: list[QuotaInfo] = []
+        while True:
+            response = await self._session.call(LIST_QUOTAS, request)
+            found += map(access.quota_info, response.quotas)
+            if not response.next_page_token:
+                return found
+            request.page_token = response.next_page_token
+
+    async def remove_quota(
+        self, *, scope: Scope | None = None, api_key_id: str | None = None
+    ) -> None:
+        """Remove the quota of a scope or a key, if it has one."""
+        request = admin_service_pb2.SetQuotaRequest(
+            subject=access.subject_message(scope, api_key_id)
+        )
+        await self._session.call(SET_QUOTA, request)
 
     async def create_backup(self, name: str) -> Backup:
         """Take a backup of the whole cluster while it serves: all collections at one point in time.
