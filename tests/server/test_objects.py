@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -89,6 +90,21 @@ def test_what_is_missing_or_damaged_is_data_loss_and_named(
         assert caught.value.metadata["object"] == key
     with pytest.raises(DataLossError, match="object none is missing"):
         store.get_bytes("none")
+
+
+def test_a_file_from_elsewhere_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def another_file_system(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    content, sha256 = made(tmp_path / "given", 3_000_000)
+    store = open_store(str(tmp_path / "store"))
+    store.put_file("one", tmp_path / "given", sha256)
+    assert (tmp_path / "store" / "one").samefile(tmp_path / "given")
+    monkeypatch.setattr("shoal.server.directory_objects.os.link", another_file_system)
+    store.put_file("two", tmp_path / "given", sha256)
+
+    assert (tmp_path / "store" / "two").read_bytes() == content
+    assert not (tmp_path / "store" / "two").samefile(tmp_path / "given")
 
 
 @pytest.mark.parametrize("size", [100, 20 * 1024 * 1024])

@@ -31,6 +31,12 @@ __all__ = ["Copy", "Throttle", "check_disk", "copy_shard", "disk_full"]
 _FREE_BYTES_BESIDE: Final = 256 * 1024 * 1024
 """Disk that stays free besides copies: more than writers need, who go first."""
 
+_GIVE_WAY: Final = 3.0
+"""How many times as long as it was kept waiting a thread sleeps."""
+
+_LONGEST_PAUSE_S: Final = 0.02
+"""For the reader stands meanwhile, and pages that it may read are not used again."""
+
 _LOOK_EVERY_BYTES: Final = 16 * 1024 * 1024
 """How often the disk is looked at."""
 
@@ -72,13 +78,6 @@ class Throttle:
         waited = max(0.0, time.perf_counter() - self._wall - cpu)
         self._sleep(min(_LONGEST_PAUSE_S, self._pause_share * cpu + _GIVE_WAY * waited))
         self._wall, self._cpu = time.perf_counter(), time.thread_time()
-
-
-_GIVE_WAY: Final = 3.0
-"""How much longer than it was kept waiting a thread sleeps."""
-
-_LONGEST_PAUSE_S: Final = 0.02
-"""For the reader stands meanwhile, and pages that it may read are not used again."""
 
 
 def disk_full(directory: Path) -> OverloadedError:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 from uuid import uuid4
 
 from shoal.errors import (
@@ -31,6 +31,7 @@ from shoal.server.objects import (
     Progress,
     check_key,
     damaged_object,
+    file_sha256,
     missing_object,
 )
 
@@ -68,16 +69,21 @@ class DirectoryStore:
     def put_file(
         self, key: str, path: Path, sha256: bytes, progress: Progress | None = None
     ) -> None:
-        """Put a file's content, durably."""
-        with self._failures(key), self._put(key) as file:
-            digest = hashlib.sha256()
-            with path.open("rb") as source:
-                while block := source.read(BLOCK_BYTES):
-                    digest.update(block)
-                    file.write(block)
-                    if progress:
-                        progress(len(block))
-            if digest.digest() != sha256:
+        """Put a file's content, durably.
+
+        On the same file system it becomes a second name of the file, whose content is read to be
+        verified and not written again.
+        """
+        with self._failures(key), self._aside(key) as aside:
+            try:
+                os.link(path, aside)
+            except OSError:
+                found = _copied(path, aside, progress)
+            else:
+                # Its age counts from now on: old ones are taken for what was left behind.
+                os.utime(aside)
+                found = file_sha256(aside, progress)
+            if found != sha256:
                 raise DataLossError(
                     f"{path} does not have its SHA-256 any more: it was damaged on its disk",
                     metadata={"object": key},
@@ -85,21 +91,19 @@ class DirectoryStore:
 
     def put_bytes(self, key: str, content: bytes) -> None:
         """Put a small object, durably."""
-        with self._failures(key), self._put(key) as file:
-            file.write(content)
+        with self._failures(key), self._aside(key) as aside:
+            aside.write_bytes(content)
 
     @contextmanager
-    def _put(self, key: str) -> Iterator[IO[bytes]]:
-        """Give the file to write to; renames it into its place if nothing was raised."""
+    def _aside(self, key: str) -> Iterator[Path]:
+        """Give the file to make; syncs and renames it into its place if nothing was raised."""
         target = self._path(key)
         _make_directory_durably(target.parent)
         _make_directory_durably(self._root / _ASIDE)
         aside = self._root / _ASIDE / uuid4().hex
         try:
-            with aside.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            yield aside
+            _sync(aside)
             crash_point("object_written_aside")
             self._rename(aside, target)
         except BaseException:
@@ -254,6 +258,26 @@ class DirectoryStore:
             raise UnavailableError(
                 f"the snapshot store {self.url} fails: {error}", metadata=facts
             ) from error
+
+
+def _copied(source: Path, target: Path, progress: Progress | None) -> bytes:
+    """Copy a file, and give its SHA-256."""
+    digest = hashlib.sha256()
+    with source.open("rb") as given, target.open("wb") as file:
+        while block := given.read(BLOCK_BYTES):
+            digest.update(block)
+            file.write(block)
+            if progress:
+                progress(len(block))
+    return digest.digest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(path: Path) -> None:

@@ -65,6 +65,8 @@ class ObjectStore(Protocol):
     ) -> None:
         """Put a file's content, durably, in the place of what was there.
 
+        Nobody may write to the file any more: it may become the object itself.
+
         Raises:
             DataLossError: If the file does not have this SHA-256 (any more); nothing is put.
         """
