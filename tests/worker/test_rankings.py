@@ -47,7 +47,7 @@ DATABASES = (*TermsIndex.databases, *SparseIndex.databases)
 @pytest.fixture(autouse=True)
 def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make blocks end and segments be merged."""
-    monkeypatch.setattr("shoal_worker.segments._BLOCK_POSTINGS", 3)
+    monkeypatch.setattr("shoal_worker.segment_format._BLOCK_POSTINGS", 3)
     monkeypatch.setattr("shoal_worker.segments._MERGED_SEGMENTS", 3)
     monkeypatch.setattr("shoal_worker.segments.MAX_ROWS", 7)
     monkeypatch.setattr("shoal_worker.segments._LEVEL_BITS", 2)

@@ -12,7 +12,8 @@ from shoal_worker.environment import Environment
 from shoal_worker.indexes import Batch
 from shoal_worker.occurrences import Found
 from shoal_worker.sealed import DamagedIndexError
-from shoal_worker.segments import Contents, Segments
+from shoal_worker.segment_format import Contents
+from shoal_worker.segments import Segments
 from shoal_worker.terms_index import contents_of
 
 DATABASES = ("segments", "blocks")

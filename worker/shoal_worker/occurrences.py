@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from shoal_worker.environment import Transaction
 from shoal_worker.matching import Selection, select
-from shoal_worker.segments import Contents, Posting, Segments, among
+from shoal_worker.segment_format import Contents, Posting, among
+from shoal_worker.segments import Segments
 from shoal_worker.state import Pinned
 
 __all__ = ["Found", "Part", "RankedRows", "best"]

@@ -19,38 +19,34 @@ One key for each term would cost ten times the time and twice the room, as it di
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-import xxhash
 
 from shoal_worker.environment import Cursor, Database, Transaction
 from shoal_worker.indexes import Batch
-from shoal_worker.sealed import DamagedIndexError, seal, unseal_derived
+from shoal_worker.sealed import DamagedIndexError
+from shoal_worker.segment_format import (
+    BLOCK_KEY,
+    DEAD,
+    MAX_ROWS,
+    SEGMENT_KEY,
+    Block,
+    Contents,
+    Posting,
+    Rows,
+    Segment,
+    decode_block,
+    decode_segment,
+    encode_dead,
+    encode_segment,
+    with_dead,
+    without_postings,
+)
 
-__all__ = ["MAX_ROWS", "Contents", "Posting", "Segment", "Segments"]
-
-Rows = npt.NDArray[np.uint32]
-Numbers = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.uint16]
-Weights = npt.NDArray[np.generic]
-
-_SEGMENT: Final = struct.Struct(">I")
-_BLOCK: Final = struct.Struct(">IQ")
-_DEAD: Final = b"\x01"
-_HEAD: Final = struct.Struct("<II")
-_COUNTS: Final = struct.Struct("<IIB")
-
-_BLOCK_POSTINGS: Final = 4096
-"""Postings in a block, roughly: some ten pages, read whole for one number."""
-
-MAX_ROWS: Final = 1 << 16
-"""Rows of a segment: a place is two bytes."""
+__all__ = ["Segments"]
 
 _MERGED_POSTINGS: Final = 1 << 21
 """Of the segments that are merged: some 20 MB in the database and 100 in memory."""
@@ -61,90 +57,6 @@ _ROW_POSTINGS: Final = 32
 """What a row weighs beside its postings, when segments are compared."""
 
 _DEAD_SHARE: Final = 0.25
-
-# Kinds of weights; part of the format.
-_DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
-    1: np.dtype("u1"),
-    2: np.dtype("<u4"),
-    3: np.dtype("<f4"),
-}
-_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
-
-_place = xxhash.xxh3_64_intdigest
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What rows hold.
-
-    Attributes:
-        rows: Each once, shape ``(n,)``, at most `MAX_ROWS`.
-        lengths: Of each, shape ``(n,)``.
-        numbers: Ascending, shape ``(postings,)``.
-        places: The place of each posting's row, shape ``(postings,)``; ascending where numbers are
-            equal.
-        weights: Of each posting, shape ``(postings,)``.
-    """
-
-    rows: Rows
-    lengths: Rows
-    numbers: Numbers
-    places: Places
-    weights: Weights
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stored segment, without its postings.
-
-    Attributes:
-        number: Names it.
-        posting_count: Postings in it, dead ones included.
-        rows: The row of each place.
-        lengths: The length of each place.
-        live: Whether each place is its row's current one.
-    """
-
-    number: int
-    posting_count: int
-    rows: Rows
-    lengths: Rows
-    live: npt.NDArray[np.bool_]
-
-    @property
-    def live_count(self) -> int:
-        """Places that are not dead."""
-        return int(np.count_nonzero(self.live))
-
-    def without(self, rows: Rows) -> Segment:
-        """The segment with the places of some rows (sorted) dead."""
-        if not len(rows):
-            return self
-        return replace(self, live=self.live & ~among(self.rows, rows))
-
-
-class Posting(NamedTuple):
-    """The places of a segment that have a number.
-
-    Attributes:
-        number: The number.
-        places: Dead ones included.
-        weights: Of each.
-    """
-
-    number: int
-    places: Places
-    weights: Weights
-
-
-def among(rows: Rows, wanted: Rows) -> npt.NDArray[np.bool_]:
-    """Say of each row whether it is among others, which are sorted."""
-    if not len(wanted):
-        return np.zeros(len(rows), np.bool_)
-    found = np.searchsorted(wanted, rows)
-    found[found == len(wanted)] = 0
-    is_among: npt.NDArray[np.bool_] = wanted[found] == rows
-    return is_among
 
 
 class Segments:
@@ -173,25 +85,13 @@ class Segments:
         with txn.cursor(db=self._segments) as cursor:
             for stored, value in cursor:
                 key = bytes(stored)
-                payload = unseal_derived(value, _place(key), f"a segment of {self._what}")
-                if len(key) == _SEGMENT.size:
-                    found.append(self._decode_segment(key, payload))
+                if len(key) == SEGMENT_KEY.size:
+                    found.append(decode_segment(key, value, self._what))
                     continue
-                if not found or key != _SEGMENT.pack(found[-1].number) + _DEAD:
+                if not found or key != SEGMENT_KEY.pack(found[-1].number) + DEAD:
                     raise DamagedIndexError(f"a segment of {self._what} is missing")
-                dead = np.unpackbits(np.frombuffer(payload, np.uint8), count=len(found[-1].rows))
-                found[-1] = replace(found[-1], live=dead == 0)
+                found[-1] = with_dead(found[-1], key, value, self._what)
         return found
-
-    def _decode_segment(self, key: bytes, payload: bytes) -> Segment:
-        row_count, posting_count = _HEAD.unpack_from(payload)
-        if len(payload) != _HEAD.size + 8 * row_count:
-            raise DamagedIndexError(f"a segment of {self._what} is cut short")
-        rows = np.frombuffer(payload, "<u4", row_count, _HEAD.size)
-        lengths = np.frombuffer(payload, "<u4", row_count, _HEAD.size + 4 * row_count)
-        return Segment(
-            _SEGMENT.unpack(key)[0], posting_count, rows, lengths, np.ones(row_count, np.bool_)
-        )
 
     def postings(
         self, txn: Transaction, segment: Segment, numbers: Sequence[int]
@@ -204,35 +104,22 @@ class Segments:
         if not segment.posting_count:
             return
         with txn.cursor(db=self._blocks) as cursor:
-            block: _Block | None = None
+            block: Block | None = None
             for number in numbers:
                 if block is None or number > block.last:
                     block = self._block_for(cursor, segment.number, number)
                 if block is not None and (posting := block.of(number)) is not None:
                     yield posting
 
-    def _block_for(self, cursor: Cursor, segment: int, number: int) -> _Block | None:
+    def _block_for(self, cursor: Cursor, segment: int, number: int) -> Block | None:
         """Give the block that a number is in, if it is in one; None if it is below the first."""
-        key = _BLOCK.pack(segment, number)
+        key = BLOCK_KEY.pack(segment, number)
         found = cursor.set_range(key)
         if not found or bytes(cursor.key()) != key:
             found = cursor.prev() if found else cursor.last()
-        if not found or bytes(cursor.key())[: _SEGMENT.size] != key[: _SEGMENT.size]:
+        if not found or bytes(cursor.key())[: SEGMENT_KEY.size] != key[: SEGMENT_KEY.size]:
             return None
-        return self._decode_block(bytes(cursor.key()), cursor.value())
-
-    def _decode_block(self, key: bytes, value: memoryview) -> _Block:
-        payload = unseal_derived(value, _place(key), f"a block of {self._what}")
-        number_count, posting_count, code = _COUNTS.unpack_from(payload)
-        dtype = _DTYPES[code]
-        at = _COUNTS.size
-        numbers = np.frombuffer(payload, "<u8", number_count, at)
-        at += 8 * number_count
-        counts = np.frombuffer(payload, "<u4", number_count, at)
-        at += 4 * number_count
-        places = np.frombuffer(payload, "<u2", posting_count, at)
-        at += 2 * posting_count
-        return _Block(numbers, counts, places, np.frombuffer(payload, dtype, posting_count, at))
+        return decode_block(bytes(cursor.key()), cursor.value(), self._what)
 
     # Writing.
 
@@ -273,18 +160,16 @@ class Segments:
         if len(new.rows) and not takes_new:
             self._put(next_number, new, batch)
         for number in batch.dead & stored.keys():
-            key = _SEGMENT.pack(number) + _DEAD
-            dead = np.packbits(~stored[number].live).tobytes()
-            batch.segment_puts.append((key, seal(dead, _place(key))))
+            batch.segment_puts.append(encode_dead(stored[number]))
         return batch.of(self._segments, self._blocks)
 
     def _delete(self, txn: Transaction, number: int, batch: _Changes) -> None:
-        key = _SEGMENT.pack(number)
-        batch.segment_deletes += [key, key + _DEAD]
+        key = SEGMENT_KEY.pack(number)
+        batch.segment_deletes += [key, key + DEAD]
         batch.block_deletes += [stored for stored, _ in self._blocks_of(txn, number)]
 
     def _blocks_of(self, txn: Transaction, number: int) -> Iterator[tuple[bytes, memoryview]]:
-        first, end = _BLOCK.pack(number, 0), _BLOCK.pack(number + 1, 0)
+        first, end = BLOCK_KEY.pack(number, 0), BLOCK_KEY.pack(number + 1, 0)
         with txn.cursor(db=self._blocks) as cursor:
             if not cursor.set_range(first):
                 return
@@ -296,11 +181,11 @@ class Segments:
 
     def _contents(self, txn: Transaction, segment: Segment) -> Contents:
         """Give what the live places of a segment hold."""
-        blocks = [self._decode_block(*item) for item in self._blocks_of(txn, segment.number)]
+        blocks = [decode_block(*item, self._what) for item in self._blocks_of(txn, segment.number)]
         if sum(len(block.places) for block in blocks) != segment.posting_count:
             raise DamagedIndexError(f"a block of {self._what} is missing")
         if not blocks:
-            return _without_postings(segment.rows[segment.live], segment.lengths[segment.live])
+            return without_postings(segment.rows[segment.live], segment.lengths[segment.live])
         numbers = np.concatenate([np.repeat(b.numbers, b.counts) for b in blocks])
         places = np.concatenate([b.places for b in blocks])
         weights = np.concatenate([b.weights for b in blocks])
@@ -317,7 +202,7 @@ class Segments:
         )
 
     def _put(self, number: int, contents: Contents, batch: _Changes) -> None:
-        head, blocks = _encoded(number, contents)
+        head, blocks = encode_segment(number, contents)
         batch.segment_puts.append(head)
         batch.block_puts += blocks
 
@@ -331,13 +216,13 @@ class Segments:
 
         def heads() -> Iterator[tuple[bytes, bytes]]:
             for segment in segments:
-                key = _SEGMENT.pack(segment.number)
+                key = SEGMENT_KEY.pack(segment.number)
                 if segment.live.all():
                     value = txn.get(key, db=self._segments)
                     assert value is not None
                     yield key, bytes(value)
                 else:
-                    yield _encoded(segment.number, self._contents(txn, segment))[0]
+                    yield encode_segment(segment.number, self._contents(txn, segment))[0]
 
         def blocks() -> Iterator[tuple[bytes, bytes]]:
             for segment in segments:
@@ -345,31 +230,9 @@ class Segments:
                     for key, value in self._blocks_of(txn, segment.number):
                         yield key, bytes(value)
                 else:
-                    yield from _encoded(segment.number, self._contents(txn, segment))[1]
+                    yield from encode_segment(segment.number, self._contents(txn, segment))[1]
 
         return heads(), blocks()
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Neighbouring numbers of a segment, and their postings."""
-
-    numbers: Numbers
-    counts: Rows
-    places: Places
-    weights: Weights
-
-    @property
-    def last(self) -> int:
-        return int(self.numbers[-1])
-
-    def of(self, number: int) -> Posting | None:
-        at = int(np.searchsorted(self.numbers, np.uint64(number)))
-        if at == len(self.numbers) or int(self.numbers[at]) != number:
-            return None
-        start = int(self.counts[:at].sum())
-        end = start + int(self.counts[at])
-        return Posting(number, self.places[start:end], self.weights[start:end])
 
 
 class _Changes:
@@ -421,10 +284,6 @@ def _to_merge(stored: Sequence[Segment], new: Contents) -> tuple[list[int], bool
     return [], False
 
 
-def _without_postings(rows: Rows, lengths: Rows) -> Contents:
-    return Contents(rows, lengths, np.empty(0, "<u8"), np.empty(0, "<u2"), np.empty(0, _DTYPES[1]))
-
-
 def _merged(parts: Sequence[Contents]) -> Contents:
     if len(parts) == 1:
         return parts[0]
@@ -446,52 +305,3 @@ def _merged(parts: Sequence[Contents]) -> Contents:
         places[order],
         weights[order],
     )
-
-
-def _encoded(
-    number: int, contents: Contents
-) -> tuple[tuple[bytes, bytes], list[tuple[bytes, bytes]]]:
-    """Give a segment's key and value, and its blocks, by ascending key."""
-    key = _SEGMENT.pack(number)
-    head = b"".join(
-        (
-            _HEAD.pack(len(contents.rows), len(contents.numbers)),
-            contents.rows.astype("<u4").tobytes(),
-            contents.lengths.astype("<u4").tobytes(),
-        )
-    )
-    return (key, seal(head, _place(key))), list(_blocks(number, contents))
-
-
-def _blocks(number: int, contents: Contents) -> Iterator[tuple[bytes, bytes]]:
-    numbers, places, weights = contents.numbers, contents.places, contents.weights
-    if not len(numbers):
-        return
-    starts = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1])))
-    distinct = numbers[starts].astype("<u8")
-    counts = np.diff(np.append(starts, len(numbers))).astype("<u4")
-    # A block ends with the number that fills it: none is in two.
-    filled = starts // _BLOCK_POSTINGS
-    firsts = np.flatnonzero(np.concatenate(([True], filled[1:] != filled[:-1]))).tolist()
-    for first, end in zip(firsts, [*firsts[1:], len(distinct)], strict=True):
-        start = int(starts[first])
-        stop = int(starts[end]) if end < len(starts) else len(places)
-        own = _narrow(weights[start:stop])
-        key = _BLOCK.pack(number, int(distinct[first]))
-        payload = b"".join(
-            (
-                _COUNTS.pack(end - first, stop - start, _CODES[own.dtype]),
-                distinct[first:end].tobytes(),
-                counts[first:end].tobytes(),
-                places[start:stop].astype("<u2").tobytes(),
-                own.tobytes(),
-            )
-        )
-        yield key, seal(payload, _place(key))
-
-
-def _narrow(weights: Weights) -> Weights:
-    """Give weights in the narrowest type that is stored and holds them."""
-    if weights.dtype.kind == "f":
-        return weights.astype("<f4")
-    return weights.astype("u1" if weights.max() < 256 else "<u4")

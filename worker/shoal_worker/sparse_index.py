@@ -19,7 +19,8 @@ from shoal_worker.apply import METADATA_CHANGES
 from shoal_worker.environment import Database, Transaction
 from shoal_worker.indexes import Batch
 from shoal_worker.journal import RowChange
-from shoal_worker.segments import Contents, Segments
+from shoal_worker.segment_format import Contents
+from shoal_worker.segments import Segments
 
 __all__ = ["SparseIndex", "SparseVector", "gathered", "sparse_vectors"]
 
@@ -125,7 +126,7 @@ def gathered(
 
     Args:
         index: The index.
-        vectors: For each row its vectors by key, at most `segments.MAX_ROWS` of them; rows without
+        vectors: For each of at most 65,536 rows its vectors by key; rows without
             a vector are left out.
     """
     rows: list[int] = []

@@ -18,7 +18,7 @@ from shoal_worker.matching import Selection
 from shoal_worker.occurrences import Found, Part, RankedRows, best
 from shoal_worker.rows import rows_of
 from shoal_worker.sealed import DamagedIndexError
-from shoal_worker.segments import Contents
+from shoal_worker.segment_format import Contents
 from shoal_worker.sparse_index import SparseIndex, gathered, sparse_vectors
 from shoal_worker.state import Pinned
 from shoal_worker.store import Store

@@ -16,7 +16,8 @@ from shoal_worker.apply import DOCUMENT_CHANGES
 from shoal_worker.environment import Database, Transaction
 from shoal_worker.indexes import Batch
 from shoal_worker.journal import RowChange
-from shoal_worker.segments import Contents, Segments
+from shoal_worker.segment_format import Contents
+from shoal_worker.segments import Segments
 from shoal_worker.text import Analyzer
 
 __all__ = ["TermsIndex", "contents_of"]

@@ -25,7 +25,7 @@ from shoal_worker.matching import Selection
 from shoal_worker.occurrences import Found, Part, RankedRows, best
 from shoal_worker.rows import rows_of
 from shoal_worker.sealed import DamagedIndexError
-from shoal_worker.segments import Contents
+from shoal_worker.segment_format import Contents
 from shoal_worker.state import Pinned
 from shoal_worker.terms_index import contents_of
 from shoal_worker.text import Analyzer, analyzer, number_of
