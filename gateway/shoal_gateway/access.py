@@ -64,7 +64,13 @@ class Caller:
         """Whether he has one of the rights on one of the scopes."""
         if requirement.scopes is None:
             return any(r in rights for r in requirement.rights for _, rights in self.grants)
-        return any(self.may(r, s) for r in requirement.rights for s in requirement.scopes)
+        if any(self.may(r, s) for r in requirement.rights for s in requirement.scopes):
+            return True
+        return requirement.or_within and any(
+            covers(scope, inner) and not rights.isdisjoint(requirement.rights)
+            for inner, rights in self.grants
+            for scope in requirement.scopes
+        )
 
 
 class Access:

@@ -6,6 +6,7 @@ changed itself it knows at once, ahead of its watch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from shoal.errors import UnavailableError
@@ -15,9 +16,11 @@ from shoal.v1 import collection_pb2, collection_service_pb2
 from shoal.wire.limits import Limits
 from shoal.wire.validation import check_collection_metadata, check_name, invalid
 from shoal_gateway import tokens
+from shoal_gateway.access import Caller
 from shoal_gateway.coordinator import ASK_TIMEOUT_S, ask
+from shoal_gateway.rights import ANY
 from shoal_gateway.routing import DEFAULT_DATABASE, DEFAULT_TENANT, Router
-from shoal_gateway.table import RoutingTable
+from shoal_gateway.table import CollectionRoute, RoutingTable
 
 if TYPE_CHECKING:
     from shoal.internal.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
@@ -87,10 +90,9 @@ class CollectionService:
         limit = min(request.limit, MAX_PAGE) if request.HasField("limit") else MAX_PAGE
         belongs_to = tokens.digest([b"list_collections", tenant.encode(), database.encode()])
         start = tokens.decode_page(request.page_token, belongs_to)
-        await self._check_database(tenant, database, context)
         found = [
             route.entry
-            for route in self._table.collections_in(tenant, database)
+            for route in await self._visible(tenant, database, context)
             if start is None or route.entry.creation_number > start.ordinal
         ][request.offset :]
         page = found[:limit]
@@ -106,9 +108,8 @@ class CollectionService:
         self, request: collection_service_pb2.CountCollectionsRequest, context: CallContext
     ) -> collection_service_pb2.CountCollectionsResponse:
         tenant, database = _home(request)
-        await self._check_database(tenant, database, context)
         return collection_service_pb2.CountCollectionsResponse(
-            count=len(self._table.collections_in(tenant, database))
+            count=len(await self._visible(tenant, database, context))
         )
 
     async def update_collection(
@@ -143,6 +144,26 @@ class CollectionService:
         await ask(self._catalog.DeleteCollection, deletion, context)
         self._table.forget(route.collection_id)
         return collection_service_pb2.DeleteCollectionResponse()
+
+    async def _visible(
+        self, tenant: str, database: str, context: CallContext
+    ) -> Sequence[CollectionRoute]:
+        """Give the collections of a database that the caller has any right on.
+
+        Who has one on the whole database is told if it does not exist. Who has one on some names in
+        it is not: to him it is empty.
+        """
+        caller = context.caller
+        if not isinstance(caller, Caller) or any(
+            caller.may(right, (tenant, database)) for right in ANY
+        ):
+            await self._check_database(tenant, database, context)
+            return self._table.collections_in(tenant, database)
+        return [
+            route
+            for route in self._table.collections_in(tenant, database)
+            if any(caller.may(right, (tenant, database, route.name)) for right in ANY)
+        ]
 
     async def _check_database(self, tenant: str, database: str, context: CallContext) -> None:
         """Make sure that a database exists, and that the table knows it.

@@ -36,10 +36,13 @@ class Requirement:
     Attributes:
         rights: Any of them is enough.
         scopes: Any of them is enough; None: anywhere.
+        or_within: Whether a right on a part of one is enough, too: then the service answers with
+            that part.
     """
 
     rights: tuple[int, ...]
     scopes: tuple[Scope, ...] | None
+    or_within: bool = False
 
 
 Rule: TypeAlias = Callable[[Any, RoutingTable], Iterator[Requirement]]
@@ -81,6 +84,12 @@ def _on_database_named(field: str, *rights: int) -> Rule:
         yield Requirement(rights, ((request.tenant or DEFAULT_TENANT, database),))
 
     return rule
+
+
+def _in_database(request: Any, _table: RoutingTable) -> Iterator[Requirement]:
+    """Any right on the database, or on something in it."""
+    tenant, database = request.tenant or DEFAULT_TENANT, request.database or DEFAULT_DATABASE
+    yield Requirement(ANY, ((tenant, database),), or_within=True)
 
 
 def _on_new_collection(*rights: int) -> Rule:
@@ -209,8 +218,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "shoal.v1.RecordService/Search": _READ_RECORDS,
     "shoal.v1.CollectionService/CreateCollection": _on_new_collection(ADMIN),
     "shoal.v1.CollectionService/GetCollection": _on_collection(ANY),
-    "shoal.v1.CollectionService/ListCollections": _on_database_named("database", *ANY),
-    "shoal.v1.CollectionService/CountCollections": _on_database_named("database", *ANY),
+    # Those that the caller has no right on are left out.
+    "shoal.v1.CollectionService/ListCollections": _in_database,
+    "shoal.v1.CollectionService/CountCollections": _in_database,
     "shoal.v1.CollectionService/UpdateCollection": _to_update_collection,
     "shoal.v1.CollectionService/DeleteCollection": _on_collection((ADMIN,)),
     "shoal.v1.AdminService/Heartbeat": _with_a_key(),

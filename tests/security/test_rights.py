@@ -35,6 +35,11 @@ BOOKS_ID = "7f8b1a1e-0000-4000-8000-000000000001"
 OTHER_ID = "7f8b1a1e-0000-4000-8000-000000000002"
 NO_ID = "7f8b1a1e-0000-4000-8000-000000000003"
 
+# To who has a right on a part, that part.
+ANSWERED_IN_PART = frozenset(
+    {"CollectionService/ListCollections", "CollectionService/CountCollections"}
+)
+
 # What each method needs, said a second time: the rights (one of each set), and on what.
 NEEDED: dict[str, tuple[tuple[set[int], ...], Scope | None]] = {
     "RecordService/Add": (({WRITE},), BOOKS),
@@ -176,6 +181,19 @@ def test_every_public_method_has_a_rule_and_nothing_else_has() -> None:
     assert {f"shoal.v1.{name}" for name in NEEDED} == set(all_methods())
 
 
+@pytest.mark.parametrize("method", ["ListCollections", "CountCollections"])
+def test_who_has_a_right_in_a_database_may_list_what_he_may_see(method: str) -> None:
+    name = f"shoal.v1.CollectionService/{method}"
+    request = request_for(name)
+    assert may(name, request, (BOOKS, {READ}))
+    assert may(name, request, ((*DATABASE, "not there"), {WRITE}))
+    assert not may(name, request, (("acme", "other", "books"), {READ}))
+    assert not may(name, request, (("other", "main"), {READ, WRITE, ADMIN}))
+    # Other methods are not for parts.
+    assert not may("shoal.v1.AdminService/GetDatabase", request_for(
+        "shoal.v1.AdminService/GetDatabase"), (BOOKS, {READ}))  # fmt: skip
+
+
 async def test_the_gateway_serves_no_other_service(cluster: Cluster) -> None:
     assert set(cluster.gateway.services) == set(PUBLIC)
 
@@ -209,7 +227,7 @@ def test_a_method_needs_its_right_and_no_other(method: str) -> None:
         beside = (*scope[:-1], "another")
         beneath = (*scope, "beneath")
         assert not may(full_name, request, (beside, set(RIGHTS)))
-        assert not may(full_name, request, (beneath, set(RIGHTS)))
+        assert may(full_name, request, (beneath, set(RIGHTS))) == (method in ANSWERED_IN_PART)
     if scope == CLUSTER:
         assert not may(full_name, request, (TENANT, set(RIGHTS)))
 

@@ -100,14 +100,16 @@ class CollectionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListCollections(self, request, context):
-        """Lists the collections of a database in order of creation.
+        """Lists the collections of a database in order of creation. With an API key:
+        those that it has any right on; a key of some collections sees these, and is
+        not told whether the database exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountCollections(self, request, context):
-        """Counts the collections of a database.
+        """Counts the collections of a database that ListCollections would list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,9 +49,12 @@ class CollectionServiceStub:
     GetCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionRequest, _collection_service_pb2.GetCollectionResponse]
     """Describes one collection. Errors: NOT_FOUND/COLLECTION_NOT_FOUND."""
     ListCollections: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.ListCollectionsRequest, _collection_service_pb2.ListCollectionsResponse]
-    """Lists the collections of a database in order of creation."""
+    """Lists the collections of a database in order of creation. With an API key:
+    those that it has any right on; a key of some collections sees these, and is
+    not told whether the database exists.
+    """
     CountCollections: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.CountCollectionsRequest, _collection_service_pb2.CountCollectionsResponse]
-    """Counts the collections of a database."""
+    """Counts the collections of a database that ListCollections would list."""
     UpdateCollection: _grpc.UnaryUnaryMultiCallable[_collection_service_pb2.UpdateCollectionRequest, _collection_service_pb2.UpdateCollectionResponse]
     """Changes a collection's name, metadata or those settings that can change.
     Idempotent. Errors: ALREADY_EXISTS/COLLECTION_EXISTS for a taken name,
@@ -83,9 +86,12 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     GetCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.GetCollectionRequest, _collection_service_pb2.GetCollectionResponse]  # type: ignore[assignment]
     """Describes one collection. Errors: NOT_FOUND/COLLECTION_NOT_FOUND."""
     ListCollections: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.ListCollectionsRequest, _collection_service_pb2.ListCollectionsResponse]  # type: ignore[assignment]
-    """Lists the collections of a database in order of creation."""
+    """Lists the collections of a database in order of creation. With an API key:
+    those that it has any right on; a key of some collections sees these, and is
+    not told whether the database exists.
+    """
     CountCollections: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.CountCollectionsRequest, _collection_service_pb2.CountCollectionsResponse]  # type: ignore[assignment]
-    """Counts the collections of a database."""
+    """Counts the collections of a database that ListCollections would list."""
     UpdateCollection: _aio.UnaryUnaryMultiCallable[_collection_service_pb2.UpdateCollectionRequest, _collection_service_pb2.UpdateCollectionResponse]  # type: ignore[assignment]
     """Changes a collection's name, metadata or those settings that can change.
     Idempotent. Errors: ALREADY_EXISTS/COLLECTION_EXISTS for a taken name,
@@ -132,7 +138,10 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_service_pb2.ListCollectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_service_pb2.ListCollectionsResponse, _abc.Awaitable[_collection_service_pb2.ListCollectionsResponse]]:
-        """Lists the collections of a database in order of creation."""
+        """Lists the collections of a database in order of creation. With an API key:
+        those that it has any right on; a key of some collections sees these, and is
+        not told whether the database exists.
+        """
 
     @_abc_1.abstractmethod
     def CountCollections(
@@ -140,7 +149,7 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_service_pb2.CountCollectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_service_pb2.CountCollectionsResponse, _abc.Awaitable[_collection_service_pb2.CountCollectionsResponse]]:
-        """Counts the collections of a database."""
+        """Counts the collections of a database that ListCollections would list."""
 
     @_abc_1.abstractmethod
     def UpdateCollection(
