@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -407,3 +408,27 @@ def test_a_fresh_set_knows_which_keys_are_in_it(data: st.DataObject) -> None:
     asked = np.arange(1, 402, dtype=np.uint64)
 
     assert fresh.are_current(asked).tolist() == [k in set(keys) - died for k in range(1, 402)]
+
+
+async def test_a_graph_whose_adoption_was_given_up_is_not_published(
+    worker: Worker, vectors: Vectors
+) -> None:
+    single = await SingleShard.create(worker, space=Space.SPACE_COSINE)
+    await single.add(names(range(2600)), vectors[:2600])
+    await graph_of(single, 2600)
+    shard, graph = single.open, single.open.newest.graph
+    assert graph is not None
+    blocked, go_on = threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        go_on.wait(30)
+
+    shard.run_exclusively(block)
+    await asyncio.to_thread(blocked.wait, 30)
+    adopting = shard.adopt_graph(graph.sequence)
+    assert adopting.cancel()
+    go_on.set()
+    await single.add(["later"], vectors[2600:2601])
+
+    assert shard.newest.graph is graph

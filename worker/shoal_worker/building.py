@@ -376,7 +376,14 @@ class Building:
             if state.vectors is not None:
                 state.vectors.report(DamagedVectorsError("damaged", str(error)))
             raise
-        shard.adopt_graph(state.meta.sequence).result(_ADOPT_TIMEOUT_S)
+        adopting = shard.adopt_graph(state.meta.sequence)
+        try:
+            adopting.result(_ADOPT_TIMEOUT_S)
+        except FutureTimeoutError:
+            # The next extension writes over the vectors of this one: nobody may come to use it.
+            if adopting.cancel():
+                raise
+            adopting.result()
         if not is_extension:
             shard.wants_rebuild = False
         _logger.info(

@@ -609,7 +609,8 @@ class Shard:
     def adopt_graph(self, sequence: int) -> Future[None]:
         """Open a checkpoint that was built, and publish it between two commits.
 
-        The old graph lives on until its last reader is done.
+        The old graph lives on until its last reader is done. A future that is cancelled before is
+        not published: then whoever cancelled it may cut its vectors off again.
         """
         done: Future[None] = Future()
         path = checkpoint_path(self.directory, sequence)
@@ -632,6 +633,8 @@ class Shard:
             return done
 
         def swap() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
             try:
                 deaths = Deaths(graph.keys, self._are_current(graph.keys))
             except (DamagedValueError, lmdb.Error) as error:
