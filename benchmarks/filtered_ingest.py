@@ -1,0 +1,197 @@
+"""What indexes cost those who write: ingest with and without, and bytes for each kind of field.
+
+    python -m benchmarks.filtered_ingest [--count 20000] [--rounds 3] [--lines ingest,fields]
+
+The variants take turns. "Not indexed" is the same records with the indexing held still.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+import shoal
+from benchmarks.filtered_records import BATCH, documents, wait_until_indexed
+from shoal_worker.indexing import Indexing
+
+_DIMENSION: Final = 384
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+@contextmanager
+def _without_indexing() -> Iterator[None]:
+    """Let no index take anything in."""
+    consider = Indexing.consider
+    Indexing.consider = lambda *_: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Indexing.consider = consider  # type: ignore[method-assign]
+
+
+def _written(
+    client: shoal.Client, vectors: npt.NDArray[np.float32], given: Columns
+) -> tuple[shoal.Collection, float]:
+    """Write records; give their collection, and the seconds until all were acknowledged."""
+    collection = client.create_collection(
+        "ingest", configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
+    )
+    count = len(vectors)
+    began = time.perf_counter()
+    for first in range(0, count, BATCH):
+        part = slice(first, min(first + BATCH, count))
+        collection.add(
+            ids=[str(n) for n in range(part.start, part.stop)],
+            embeddings=vectors[part],
+            **{name: list(values[part]) for name, values in given.items()},  # type: ignore[arg-type]
+        )
+    return collection, time.perf_counter() - began
+
+
+def ingest(count: int, rounds: int) -> None:
+    """Print ingest with and without what is indexed."""
+    vectors = np.random.default_rng(1).standard_normal((count, _DIMENSION)).astype(np.float32)
+    fields = [
+        {
+            "number": n * 7919 % 1_000_003,
+            "share": n / 7,
+            "flag": n % 3 == 0,
+            "group": f"group {n % 50}",
+            "name": f"name of record {n}",
+        }
+        for n in range(count)
+    ]
+    columns: dict[str, Columns] = {
+        "vectors alone": {},
+        "with 5 fields": {"metadatas": fields},
+        "with documents": {"documents": documents(count)},
+    }
+    rates: dict[str, list[float]] = {}
+
+    def one(name: str, given: Columns, *, indexed: bool) -> None:
+        with shoal.EphemeralClient() as client:
+            began = time.perf_counter()
+            collection, acknowledged_s = _written(client, vectors, given)
+            rates.setdefault(f"{name}, until acknowledged", []).append(count / acknowledged_s)
+            if indexed:
+                wait_until_indexed(collection)
+                rates.setdefault(f"{name}, until indexed", []).append(
+                    count / (time.perf_counter() - began)
+                )
+
+    for _ in range(rounds):
+        for name, given in columns.items():
+            one(f"{name}, indexed", given, indexed=True)
+            with _without_indexing():
+                one(f"{name}, not indexed", given, indexed=False)
+    print(f"\n## Ingest of {count:,} records, batches of {BATCH:,}\n")
+    print("| Ingest | records/s | ratio to not indexed | ratio to vectors alone |")
+    print("|---|---|---|---|")
+    alone = rates["vectors alone, not indexed, until acknowledged"]
+    for name, taken in rates.items():
+        base = rates[f"{name.split(', ')[0]}, not indexed, until acknowledged"]
+        ratios = [a / b for a, b in zip(taken, base, strict=True)]
+        to_alone = [a / b for a, b in zip(taken, alone, strict=True)]
+        print(
+            f"| {name} | {statistics.median(taken):,.0f} | {statistics.median(ratios):.2f} | "
+            f"{statistics.median(to_alone):.2f} |"
+        )
+
+
+def _kinds(count: int) -> dict[str, Callable[[int], Any]]:
+    """Give kinds of fields: for each what the n-th record holds."""
+    pick = random.Random(6)
+    order = list(range(count))
+    pick.shuffle(order)
+    words = [f"{pick.getrandbits(64):016x}" for _ in range(count)]
+    return {
+        "a bool": lambda n: n % 3 == 0,
+        "a string of 10 values": lambda n: f"value {order[n] % 10}",
+        "a string of 1,000 values": lambda n: f"value {order[n] % 1000}",
+        "an integer of 10 values": lambda n: order[n] % 10,
+        "a rising timestamp, all distinct": lambda n: 1_700_000_000_000 + 17 * n,
+        "a random integer, all distinct": lambda n: order[n] * 7919,
+        "a random float, all distinct": lambda n: order[n] / 7,
+        "a UUID, all distinct": lambda n: str(uuid.UUID(int=hash(words[n]) & (2**128 - 1))),
+        "a string of 60 bytes, all distinct": lambda n: (words[n] * 4)[:60],
+        "a string of 1,000 bytes, all distinct": lambda n: (words[n] * 63)[:1000],
+        "a list of 3 of 50 strings": lambda n: [f"tag {(n * k) % 50}" for k in (1, 3, 7)],
+        "a list of 10 distinct integers": lambda n: [order[n] * 10 + k for k in range(10)],
+        "numbers, strings and bools mixed": lambda n: (n, f"text {n % 99}", n % 2 == 0)[n % 3],
+    }
+
+
+def _index_bytes(client: shoal.Client) -> dict[str, int]:
+    """Give the bytes of the pages of the databases of the one shard that is open."""
+    import gc
+
+    from shoal_worker.shard import Shard
+
+    shards = [o for o in gc.get_objects() if isinstance(o, Shard) and not o.failed]
+    (shard,) = [s for s in shards if s.newest.meta.record_count]
+    sizes: dict[str, int] = {}
+    with shard.pin() as pinned:
+        for name, database in shard._environment.databases.items():
+            stat = pinned.txn.stat(database)
+            pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+            sizes[name] = pages * stat["psize"]
+    return sizes
+
+
+def fields(count: int) -> None:
+    """Print what a field of each kind costs: bytes of index, and time."""
+    vectors = np.ones((count, 2), np.float32)
+    print(f"\n## What a field costs, {count:,} records\n")
+    print("| Field | index, bytes a record | metadata, bytes a record | records/s until indexed |")
+    print("|---|---|---|---|")
+    base = 0.0
+    many = {f"field {k}": k for k in range(100)}
+    variants: dict[str, Columns] = {"none": {}}
+    for name, value in _kinds(count).items():
+        variants[name] = {"metadatas": [{"field": value(n)} for n in range(count)]}
+    variants["100 integers of 1,000 values"] = {
+        "metadatas": [{f: (n * (k + 1)) % 1000 for f, k in many.items()} for n in range(count)]
+    }
+    for name, given in variants.items():
+        with shoal.EphemeralClient() as client:
+            began = time.perf_counter()
+            collection, _ = _written(client, vectors, given)
+            wait_until_indexed(collection)
+            seconds = time.perf_counter() - began
+            sizes = _index_bytes(client)
+        index = sum(v for k, v in sizes.items() if k.startswith("metadata_")) / count
+        if name == "none":
+            base = index
+        stored = sizes["metadata"] / count
+        print(
+            f"| {name} | {index - base:.1f} | {stored:.1f} | {count / seconds:,.0f} |", flush=True
+        )
+
+
+def main() -> None:
+    """Measure, and print tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.filtered_ingest", description=__doc__
+    )
+    parser.add_argument("--count", type=int, default=20_000, help="records")
+    parser.add_argument("--rounds", type=int, default=3, help="ingests of each kind")
+    parser.add_argument("--lines", default="ingest", help="ingest, fields")
+    options = parser.parse_args()
+    if "ingest" in options.lines:
+        ingest(options.count, options.rounds)
+    if "fields" in options.lines:
+        fields(options.count)
+
+
+if __name__ == "__main__":
+    main()
