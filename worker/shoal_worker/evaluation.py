@@ -53,13 +53,19 @@ _RANGES: Final = frozenset(
 class Evaluation:
     """The evaluation of one filter in one transaction.
 
+    Args:
+        txn: The transaction.
+        index: The index.
+        version: Names what the index holds in the transaction; None: nothing is remembered.
+
     Attributes:
         doubtful: Rows for which the answer does not count.
     """
 
-    def __init__(self, txn: Transaction, index: MetadataIndex) -> None:
+    def __init__(self, txn: Transaction, index: MetadataIndex, version: object = None) -> None:
         self._txn = txn
         self._index = index
+        self._version = version
         self._alive: BitMap | None = None
         self._numbers: dict[str, bytes | None] = {}
         self.doubtful = BitMap()
@@ -172,7 +178,7 @@ class Evaluation:
         number = self._number(field)
         if number is None or low > high:
             return BitMap()
-        return self._index.rows_of_numbers(self._txn, number, low, high)
+        return self._index.rows_of_numbers(self._txn, number, low, high, self._version)
 
     def _strings(self, condition: FieldCondition) -> BitMap:
         """Give the rows whose strings lie on one side of a bound."""

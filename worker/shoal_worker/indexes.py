@@ -220,6 +220,7 @@ class Indexes:
         self.all: tuple[DerivedIndex, ...] = tuple(index for index in every if index is not None)
         # Which rows match a filter, for the next who asks by it at the same sequence.
         self.selected = Remembered(_REMEMBERED)
+        self._drop_count = 0  # of drops of any index; changes under _lock
         self._lock = threading.Lock()
         self._noted = (
             0  # guarded by _lock: changes since the shard was opened, and the backlog then
@@ -244,6 +245,11 @@ class Indexes:
         if version != index.format:
             return None
         return Coverage(version, Position(sequence, offset), row_end)
+
+    def version(self, txn: Transaction, index: DerivedIndex) -> tuple[Coverage | None, int]:
+        """Name what an index holds in a transaction: the same name, the same content."""
+        # An index that is built again comes to the same coverage, and lays itself out otherwise.
+        return self.coverage(txn, index), self._drop_count
 
     def _put_coverage(self, txn: Transaction, index: DerivedIndex, coverage: Coverage) -> None:
         packed = _COVERAGE.pack(coverage.format, *coverage.position, coverage.row_end)
@@ -283,6 +289,7 @@ class Indexes:
     def dropped(self, unusable: Sequence[DerivedIndex]) -> None:
         """Take note that a drop was committed."""
         with self._lock:
+            self._drop_count += 1
             self._damaged -= {index.name for index in unusable}
             for index in unusable:
                 self._taken[index.name] = self._noted

@@ -203,7 +203,8 @@ def _from_index(source: Source, selection: Selection) -> tuple[BitMap, BitMap]:
     try:
         uncovered = indexes.uncovered(txn, index, source.meta, remember=source.is_committed)
         if uncovered is not None:
-            evaluation = Evaluation(txn, index)
+            version = indexes.version(txn, index) if source.is_committed else None
+            evaluation = Evaluation(txn, index, version)
             where = selection.where
             rows = index.alive(txn) if where is None else evaluation.rows(where)
             uncertain = uncovered | evaluation.doubtful

@@ -205,9 +205,19 @@ class MetadataIndex:
         """Give the rows of a field's terms from one on and before another."""
         return self._terms.rows_between(txn, first, end)
 
-    def rows_of_numbers(self, txn: Transaction, number: bytes, first: bytes, last: bytes) -> BitMap:
-        """Give the rows whose number lies between two entries, both included."""
-        return self._numbers.rows_between(txn, number, first, last)
+    def rows_of_numbers(
+        self, txn: Transaction, number: bytes, first: bytes, last: bytes, version: object = None
+    ) -> BitMap:
+        """Give the rows whose number lies between two entries, both included.
+
+        Args:
+            txn: The reader's transaction.
+            number: The field's.
+            first: An entry (`runs`).
+            last: An entry.
+            version: Names what the index holds in this transaction; None: nothing is remembered.
+        """
+        return self._numbers.rows_between(txn, number, first, last, version)
 
 
 class _Encoder:

@@ -40,6 +40,9 @@ _FILL: Final = CAPACITY * 3 // 4
 _FEW: Final = CAPACITY // 4
 """A block of fewer entries is joined with the next one."""
 
+_MOST_GROUPS: Final = 512
+"""Groups of some thousand rows each that are kept in memory: at most some MB."""
+
 _DOUBLE: Final = struct.Struct(">d")
 _NUMBER: Final = struct.Struct(">QI")
 _SIGN: Final = 1 << 63
@@ -104,12 +107,42 @@ def _bytes_at(entries: Entries, place: int) -> bytes:
     return bytes(entries[place]).ljust(_ENTRY_BYTES, b"\x00")
 
 
+def _begins_group(key: bytes) -> bool:
+    """Whether a group of blocks begins with this one: one in eight, wherever a range begins."""
+    return _place(key) & 7 == 0
+
+
+class _Groups:
+    """Rows of neighbouring blocks, as sets, so that a range need not read the blocks again.
+
+    Made while ranges are read, of the groups that lie in them whole. For one state of a database:
+    what an index takes in next makes them worthless.
+
+    Args:
+        version: Names the state.
+    """
+
+    def __init__(self, version: object) -> None:
+        self.version = version
+        self._found: dict[bytes, tuple[bytes, BitMap]] = {}
+
+    def get(self, start: bytes) -> tuple[bytes, BitMap] | None:
+        """Give the key of the block behind the group that begins with a block, and its rows."""
+        return self._found.get(start)
+
+    def put(self, start: bytes, end: bytes, rows: BitMap) -> None:
+        """Take a group in, if there is room."""
+        if len(self._found) < _MOST_GROUPS:
+            self._found[start] = (end, rows)
+
+
 class NumberRuns:
     """A database of numbers. A prefix names a field; all have one length."""
 
     def __init__(self, database: Database, what: str) -> None:
         self.database = database
         self._what = what
+        self._groups = _Groups(None)
 
     # Writing.
 
@@ -208,33 +241,69 @@ class NumberRuns:
 
     # Reading.
 
-    def rows_between(self, txn: Transaction, prefix: bytes, first: bytes, last: bytes) -> BitMap:
+    def rows_between(
+        self, txn: Transaction, prefix: bytes, first: bytes, last: bytes, version: object = None
+    ) -> BitMap:
         """Give the rows of the entries from `first` to `last`, both included.
+
+        Args:
+            txn: The reader's transaction.
+            prefix: The field.
+            first: An entry.
+            last: An entry.
+            version: Names what the database holds in this transaction; None: nothing is remembered.
 
         Raises:
             DamagedIndexError: If they are not what was stored.
         """
-        end = prefix + last
+        groups = self._groups
+        if groups.version != version or version is None:
+            # Remembered is what a second range in the same state would read again.
+            groups, is_remembering = _Groups(None), False
+            if version is not None:
+                self._groups = _Groups(version)
+        else:
+            is_remembering = True
+        begin, end = prefix + first, prefix + last
+        known: list[BitMap] = []
         payloads: list[memoryview] = []
-        digest, number = xxhash.xxh3_64_intdigest, int.from_bytes
+        start: bytes | None = None  # of the group that is being read, and where in `payloads`
+        start_at = 0
         with txn.cursor(db=self.database) as cursor:
-            if not self._seek(cursor, prefix, first):
-                return BitMap()
-            # What `unseal_derived` does, without a copy of each block: a range may be of thousands.
-            for stored, value in cursor:
-                key = bytes(stored)
+            is_there = self._seek(cursor, prefix, first)
+            while is_there:
+                key = bytes(cursor.key())
                 if key > end or not key.startswith(prefix):
                     break
-                payload = value[:-SEAL_BYTES]
-                if digest(payload, _place(key)) & 0xFFFFFFFF != number(
-                    value[-SEAL_BYTES:], "little"
-                ):
-                    raise DamagedIndexError(f"{self._what} is damaged: its checksum does not fit")
-                payloads.append(payload)
+                if is_remembering and _begins_group(key):
+                    if start is not None:
+                        read = _from_bytes(b"".join(payloads[start_at:]))
+                        groups.put(start, key, bitmap_of(_rows(read)))
+                    start, start_at = key, len(payloads)
+                    found = groups.get(key)
+                    # All its entries come before the key that ends it.
+                    if found is not None and key >= begin and found[0] <= end:
+                        known.append(found[1])
+                        start = None
+                        is_there = bool(cursor.set_range(found[0]))
+                        continue
+                    if found is not None:
+                        start = None
+                payloads.append(self._checked(key, cursor.value()))
+                is_there = cursor.next()
             entries = _from_bytes(b"".join(payloads))
+        # Sorted also where known groups are left out between.
         low = np.searchsorted(entries, np.bytes_(first), "left")
         high = np.searchsorted(entries, np.bytes_(last), "right")
-        return bitmap_of(_rows(entries[low:high]))
+        return BitMap.union(bitmap_of(_rows(entries[low:high])), *known)
+
+    def _checked(self, key: bytes, value: memoryview) -> memoryview:
+        """Do what `unseal_derived` does, without a copy: a range may be of thousands of blocks."""
+        payload = value[:-SEAL_BYTES]
+        seal_of = int.from_bytes(value[-SEAL_BYTES:], "little")
+        if xxhash.xxh3_64_intdigest(payload, _place(key)) & 0xFFFFFFFF != seal_of:
+            raise DamagedIndexError(f"{self._what} is damaged: its checksum does not fit")
+        return payload
 
 
 def _below(entries: Entries, bound: bytes | None) -> tuple[Entries, Entries]:

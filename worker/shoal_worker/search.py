@@ -51,9 +51,14 @@ _LOOK_SHARE: Final = 100
 _REFILL_FACTOR: Final = 4
 """How much wider the graph is searched at once when too few candidates were left."""
 
+_LEAST_FOUND: Final = 0.5
+"""Matches that count as found where none was: where they begin is then not known, but it is likely
+to be far."""
+
 _REFILL_SHARE: Final = 0.25
-"""Of what an exact scan would cost, what one more walk may cost. Matches that lie far from the
-query are walked to for nothing; the walks together then cost less than half of the scan."""
+"""Of what an exact scan would cost, what the walk may cost that is likely to find enough, by what
+the walks before it found. Matches that lie far from the query are walked to for nothing; the walks
+together then cost less than half of the scan."""
 
 _GATHER_PAIRS: Final = 4096
 """Query-vector pairs that are ranked at once: 12 MB in double precision at 384 dimensions."""
@@ -315,8 +320,12 @@ class _Searcher:
                     for i in pending.tolist()
                 ]
             ]
+            if not pending.size:
+                break
+            counted = sum(len(found[i].rows) for i in pending.tolist()) / pending.size
+            likely = count * max(enough, self._limit) / max(counted, _LEAST_FOUND)
             count *= _REFILL_FACTOR
-            if pending.size and not self._is_worth(graph, count, int(pending.size)):
+            if not self._is_worth(graph, max(count, int(likely)), int(pending.size)):
                 for i, candidates in zip(pending.tolist(), self._scan(pending), strict=True):
                     found[i] = candidates
                 scanned.update(pending.tolist())
