@@ -77,6 +77,10 @@ SNAPSHOT_OPERATION_SECONDS: Final = histogram(
 SNAPSHOT_FAILURES: Final = counter(
     "shoal_snapshot_operation_failures", "Operations with snapshots that failed.", ("kind",)
 )
+for _kind in ("snapshot", "backup", "restore", "clone", "backup_restore"):
+    # Told from the start, so that a first failure is an increase.
+    SNAPSHOT_OPERATIONS.labels(_kind)
+    SNAPSHOT_FAILURES.labels(_kind)
 REMOVED_OBJECTS: Final = counter(
     "shoal_snapshot_store_garbage",
     "Objects in the snapshot store that an interrupted operation had left, and that were removed.",

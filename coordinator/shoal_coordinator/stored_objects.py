@@ -17,12 +17,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from typing import Final
 
 import structlog
 
 from shoal.internal.v1.snapshot_pb2 import StoredShard
+from shoal.internal.v1.worker_service_pb2 import CutState
 from shoal.v1.snapshot_service_pb2 import SNAPSHOT_STATUS_READY
 from shoal_coordinator import manifests
 from shoal_coordinator.state import CatalogState
@@ -69,12 +70,18 @@ class StoredObjects:
                     del self._in_use[shard_id]
             await asyncio.shield(asyncio.ensure_future(self._notify()))
 
-    def known(self, sequences: dict[str, int]) -> dict[str, StoredShard]:
-        """Give the copies that are there of shards at these sequences, by shard."""
+    def known(self, states: Mapping[str, CutState]) -> dict[str, StoredShard]:
+        """Give the copies that are there of shards in these states, by shard.
+
+        The sequence alone says which copy is the same, unless a worker's directory was put back
+        from an older backup: then another write may have its number. It has hardly its ordinal.
+        """
         return {
             shard.shard_id: shard
             for shard in _named(self._table.state)
-            if sequences.get(shard.shard_id) == shard.sequence
+            if (state := states.get(shard.shard_id)) is not None
+            and (state.sequence, state.record_count, state.last_ordinal)
+            == (shard.sequence, shard.record_count, shard.last_ordinal)
         }
 
     def catalog_completed(self) -> None:

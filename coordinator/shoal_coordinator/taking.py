@@ -111,7 +111,7 @@ class Taker:
             await self._cuts.release(cut)
 
     async def _store_all(self, cut: Cut, url: str) -> dict[str, StoredShard]:
-        known = self._objects.known({i: state.sequence for i, state in cut.states.items()})
+        known = self._objects.known(cut.states)
         buckets = {s.shard_id: s.buckets for entry in cut.moment.entries for s in entry.shards}
         async with asyncio.TaskGroup() as group:
             tasks = [
