@@ -31,7 +31,7 @@ __all__ = ["Copy", "Throttle", "check_disk", "copy_shard", "disk_full"]
 _FREE_BYTES_BESIDE: Final = 256 * 1024 * 1024
 """Disk that stays free besides copies: more than writers need, who go first."""
 
-_GIVE_WAY: Final = 3.0
+_GIVE_WAY: Final = 1.0
 """How many times as long as it was kept waiting a thread sleeps."""
 
 _LONGEST_PAUSE_S: Final = 0.02
