@@ -40,6 +40,7 @@ SETTLED: Final = frozenset(
         "host",
         "metrics_port",
         "port",
+        "snapshot_store",
         "tls_cert",
         "tls_client_ca",
         "tls_key",

@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "shoal/v1/admin_service.proto",
         "shoal/v1/collection_service.proto",
         "shoal/v1/record_service.proto",
+        "shoal/v1/snapshot_service.proto",
     ];
     let descriptors = protox::compile(services, [&protos])?;
     tonic_prost_build::configure()

@@ -23,6 +23,7 @@ from shoal.server.keys import ApiKey
 from shoal.server.settings import RoleSettings, load
 from shoal_coordinator.settings import CoordinatorSettings
 from shoal_gateway.settings import GatewaySettings
+from shoal_local import backups
 from shoal_worker.settings import WorkerSettings
 from tests.deploy.cluster import RunningCluster
 from tests.deploy.helm import CHART, Binary, Document, Engine, HelmRefusal, Library
@@ -58,6 +59,21 @@ EVERYTHING: Final[dict[str, Any]] = {
     "tls": {
         "cluster": {"secretName": "between-roles"},
         "public": {"secretName": "for-clients"},
+    },
+    "snapshots": {
+        "store": "s3://bucket/shoal",
+        "credentialsSecret": "bucket",
+        "env": [{"name": "AWS_REGION", "value": "eu-central-1"}],
+        "egress": [{"ports": [{"port": 9000, "protocol": "TCP"}]}],
+    },
+    "backup": {
+        "enabled": True,
+        "schedule": "*/30 1-3 * * *",
+        "timeZone": "Etc/UTC",
+        "prefix": "half-hourly",
+        "keep": 3,
+        "apiKey": {"secretName": "key-for-backups"},
+        "clientCertificateSecret": "certificate-for-backups",
     },
     "config": {"log_level": "debug", "default_timeout_s": 2.5, "stop_grace_s": 5},
     "coordinator": {
@@ -109,6 +125,8 @@ EVERYTHING: Final[dict[str, Any]] = {
 
 LEAST: Final[dict[str, Any]] = {
     **PLAIN,
+    "snapshots": {"claimName": "shared"},
+    "backup": {"enabled": True},
     "serviceAccount": {"create": False},
     "networkPolicy": {"enabled": False},
     "worker": {
@@ -246,8 +264,12 @@ def test_commands_are_those_of_the_distribution() -> None:
 
 def test_every_container_is_locked_down() -> None:
     documents = Library(NEWEST).render(PLAIN)
-    pods = dict(_pods(documents)) | {"test": _kind(documents, "Pod")["spec"]}
-    assert set(pods) == {*ROLES, "test"}
+    backup = _kind(Library(NEWEST).render(EVERYTHING), "CronJob")["spec"]["jobTemplate"]["spec"]
+    pods = dict(_pods(documents)) | {
+        "test": _kind(documents, "Pod")["spec"],
+        "backup": backup["template"]["spec"],
+    }
+    assert set(pods) == {*ROLES, "test", "backup"}
     for pod in pods.values():
         assert pod["automountServiceAccountToken"] is False
         # Or a Service called shoal would give settings that nobody meant.
@@ -263,6 +285,73 @@ def test_every_container_is_locked_down() -> None:
             assert container["resources"]["limits"]["memory"]
 
 
+def _backup_arguments(values: dict[str, Any]) -> list[str]:
+    job = _kind(Library(NEWEST).render(values), "CronJob")["spec"]["jobTemplate"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["command"][:3] == ["shoal", "backup", "create"]
+    arguments: list[str] = container["command"][2:]
+    return arguments
+
+
+@pytest.mark.parametrize("name", ["everything", "least"])
+def test_the_command_takes_what_the_backup_job_says(name: str) -> None:
+    given = backups.make_parser().parse_args(_backup_arguments(VALUES[name]))
+    release, domain = ("demo-shoal", "cluster.local")
+    port, prefix, keep = 7700, "scheduled", 7
+    if name == "everything":
+        release, domain = ("demo-vectors", "example.internal")
+        port, prefix, keep = 443, "half-hourly", 3
+        assert str(given.tls_ca) == "/etc/shoal-tls/public/ca.crt"
+        assert str(given.tls_key) == "/etc/shoal-tls/client/tls.key"
+    assert given.address == f"{release}-gateway.prod.svc.{domain}:{port}"
+    assert (given.prefix, given.keep) == (prefix, keep)
+
+
+def test_backups_are_taken_with_a_key_if_keys_are_asked_for() -> None:
+    def key(values: dict[str, Any]) -> dict[str, Any]:
+        job = _kind(Library(NEWEST).render(values), "CronJob")["spec"]["jobTemplate"]["spec"]
+        (variable,) = job["template"]["spec"]["containers"][0]["env"]
+        assert variable["name"] == "SHOAL_API_KEY"
+        found: dict[str, Any] = variable["valueFrom"]["secretKeyRef"]
+        return found
+
+    assert key(EVERYTHING) == {"name": "key-for-backups", "key": "api-key"}
+    own = {k: v for k, v in EVERYTHING["backup"].items() if k != "apiKey"}
+    assert key(EVERYTHING | {"backup": own}) == {"name": "first-key", "key": "key"}
+    without = EVERYTHING | {"backup": own, "auth": {"enabled": True}}
+    with pytest.raises(HelmRefusal, match=r"backup\.apiKey\.secretName"):
+        Library(NEWEST).render(without)
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "store"),
+    [
+        ({}, None),
+        ({"store": "s3://bucket/prefix"}, "s3://bucket/prefix"),
+        ({"claimName": "shared"}, "/var/lib/shoal-snapshots"),
+    ],
+    ids=str,
+)
+def test_coordinator_and_workers_reach_the_snapshot_store(
+    snapshots: dict[str, Any], store: str | None
+) -> None:
+    values = PLAIN | {"snapshots": {**snapshots, "credentialsSecret": "bucket"}}
+    documents = Library(NEWEST).render(values)
+    config = tomllib.loads(_files(documents)["coordinator"])["coordinator"]
+    assert config.get("snapshot_store") == store
+    for role, pod in _pods(documents):
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        takes_part = role != "gateway"
+        is_shared = takes_part and "claimName" in snapshots
+        assert mounts.get("snapshots") == (store if is_shared else None)
+        secrets = [{"secretRef": {"name": "bucket"}}] if takes_part else None
+        assert container.get("envFrom") == secrets
+        egress = _kind(documents, "NetworkPolicy", f"-{role}")["spec"]["egress"]
+        lets_out = any(443 in [p["port"] for p in rule["ports"]] for rule in egress)
+        assert lets_out == (takes_part and "store" in snapshots)
+
+
 def test_only_gateways_and_the_coordinator_reach_workers() -> None:
     policy = _kind(Library(NEWEST).render(PLAIN), "NetworkPolicy", "-worker")["spec"]
     calls, scrapes = policy["ingress"]
@@ -274,12 +363,14 @@ def test_only_gateways_and_the_coordinator_reach_workers() -> None:
     assert [p["port"] for p in scrapes["ports"]] == [7722]
 
 
-def test_the_smoke_test_may_call_gateways_that_others_may_not() -> None:
+def test_the_smoke_test_and_backups_may_call_gateways_that_others_may_not() -> None:
     documents = Library(NEWEST).render(EVERYTHING)
     policy = _kind(documents, "NetworkPolicy", "-gateway")["spec"]
-    *_, own = policy["ingress"][0]["from"]
+    *_, test, backup = policy["ingress"][0]["from"]
     labels = _kind(documents, "Pod")["metadata"]["labels"]
-    assert own["podSelector"]["matchLabels"].items() <= labels.items()
+    assert test["podSelector"]["matchLabels"].items() <= labels.items()
+    pod = _kind(documents, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
+    assert backup["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
 
 def test_a_worker_is_known_by_a_name_that_its_service_gives_before_it_is_ready() -> None:
@@ -332,7 +423,13 @@ def test_only_the_roles_whose_configuration_changes_are_restarted() -> None:
         {"config": {"max_queries": 5}},
         {"image": {"digest": "sha256:1"}},
         {"networkPolicy": {"clients": [{}]}},
+        {"snapshots": {"store": "bucket"}},
+        {"backup": {"schedule": "daily"}},
+        {"backup": {"prefix": "Nightly"}},
+        {"backup": {"keep": 0}},
         # What only the templates can see.
+        {"backup": {"enabled": True}},
+        {"snapshots": {"store": "s3://a/b", "claimName": "c"}},
         {"gateway": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}},
         {"worker": {"terminationGracePeriodSeconds": 10}},
         {"gateway": {"config": {"stop_grace_s": 40}}},

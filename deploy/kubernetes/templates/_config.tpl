@@ -27,6 +27,9 @@ holds all numbers as floats, and its own toToml would write 1024 as 1024.0, whic
 {{- end -}}
 {{- if eq .role "coordinator" -}}
 {{- $own = set $own "expected_workers" .root.Values.worker.replicas -}}
+{{- with include "shoal.snapshotStore" .root -}}
+{{- $own = set $own "snapshot_store" . -}}
+{{- end -}}
 {{- if .root.Values.auth.bootstrapKey.secretName -}}
 {{- $own = set $own "bootstrap_key_file" "/etc/shoal-auth/api-key" -}}
 {{- end -}}
@@ -53,6 +56,18 @@ holds all numbers as floats, and its own toToml would write 1024 as 1024.0, whic
 {{- end }}
 {{- end }}
 {{ end -}}
+
+{{/* Where snapshots lie; empty: nowhere. */}}
+{{- define "shoal.snapshotStore" -}}
+{{- $snapshots := .Values.snapshots -}}
+{{- if and $snapshots.store $snapshots.claimName -}}
+{{- fail "snapshots.store and snapshots.claimName are two places: give one" -}}
+{{- end -}}
+{{- if and .Values.backup.enabled (not (or $snapshots.store $snapshots.claimName)) -}}
+{{- fail "backup.enabled without a place for backups: give snapshots.store or snapshots.claimName" -}}
+{{- end -}}
+{{- if $snapshots.claimName }}/var/lib/shoal-snapshots{{ else }}{{ $snapshots.store }}{{ end -}}
+{{- end -}}
 
 {{/* Fails where a role would refuse to start because anybody could do everything. */}}
 {{- define "shoal.checkAuthentication" -}}

@@ -116,6 +116,17 @@ readinessProbe:
   periodSeconds: 5
   timeoutSeconds: 2
   failureThreshold: 2
+{{- $snapshots := .root.Values.snapshots }}
+{{- if ne .role "gateway" }}
+{{- with $snapshots.credentialsSecret }}
+envFrom:
+  - secretRef: {name: {{ . }}}
+{{- end }}
+{{- with $snapshots.env }}
+env:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 resources:
   {{- toYaml $values.resources | nindent 2 }}
 volumeMounts:
@@ -132,6 +143,9 @@ volumeMounts:
   {{- end }}
   {{- if ne .role "gateway" }}
   - {name: data, mountPath: /var/lib/shoal}
+  {{- if $snapshots.claimName }}
+  - {name: snapshots, mountPath: /var/lib/shoal-snapshots}
+  {{- end }}
   {{- end }}
 {{- end -}}
 
@@ -149,6 +163,12 @@ volumeMounts:
 {{- with .root.Values.tls.public.secretName }}
 - name: public-tls
   secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+{{- if ne .role "gateway" }}
+{{- with .root.Values.snapshots.claimName }}
+- name: snapshots
+  persistentVolumeClaim: {claimName: {{ . }}}
 {{- end }}
 {{- end }}
 {{- if eq .role "coordinator" }}
