@@ -60,6 +60,9 @@ _ABSENT: Final = b"\x00"
 _PRESENT: Final = b"\x01"
 
 _TRIM_STEP: Final = 64
+_TRIM_ROWS: Final = 4096
+"""Entries, and replaced rows, that are removed at once, so that no writer waits for a clean-up: ten
+entries that deleted 1,000 rows each took 1.5 s on a busy machine."""
 """Entries that one transaction trims at most."""
 
 
@@ -169,7 +172,7 @@ class Journal:
             return int(_SEQUENCE.unpack(cursor.key())[0]) if cursor.first() else None
 
     def trim(self, txn: Transaction, sequence: int) -> int:
-        """Remove what lies up to a sequence, a step of it at most.
+        """Remove what lies up to a sequence: a step of it at most, one entry at least.
 
         A damaged entry goes as well: nobody reads it any more, and if it stayed, every step would
         fail on it for ever.
@@ -177,9 +180,10 @@ class Journal:
         Returns:
             How many entries were removed.
         """
+        row_count = 0
         with txn.cursor(db=self._changes) as cursor:
             for removed in range(_TRIM_STEP):
-                if not cursor.first():
+                if row_count >= _TRIM_ROWS or not cursor.first():
                     return removed
                 (oldest,) = _SEQUENCE.unpack(cursor.key())
                 if oldest > sequence:
@@ -191,6 +195,7 @@ class Journal:
                 else:
                     for row, bits in zip(entry.rows.tolist(), entry.bits.tolist(), strict=True):
                         self._trim_before(txn, oldest, row, bits)
+                    row_count += int(np.count_nonzero(entry.bits & IS_NEW == 0))
                 cursor.delete()
         return _TRIM_STEP
 
