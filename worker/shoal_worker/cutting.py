@@ -275,7 +275,7 @@ class Cutting:
             try:
                 shards = [s for s in shards if not s.environment.reserve_for_standing()]
             except EnvironmentClosedError as error:
-                raise lost_hold("of the attempt", "it was closed") from error
+                raise _void(attempt.cut_id) from error
             if not shards:
                 break
             # A shard without the room is copied all the same: its map has some, and if that is not
@@ -343,7 +343,7 @@ class Cutting:
         if known is not None:
             return [part.meta for part in known.parts.values()]
         if attempt is None:
-            raise lost_hold("of the attempt", f"cut {cut_id} is not known, or has run out")
+            raise _void(cut_id)
         if set(admitted) != set(attempt.parts):
             self._give_up(attempt, "the attempt was given up")
             raise InvalidArgumentError(f"cut {cut_id} was begun with other shards")
@@ -371,7 +371,7 @@ class Cutting:
         cut = WorkerCut(attempt.cut_id, cluster_id, parts, self._directory / attempt.cut_id)
         with self._lock:
             if self._attempts.get(attempt.cut_id) is not attempt:
-                raise lost_hold("of the attempt", "its time has run out")
+                raise _void(attempt.cut_id)
             del self._attempts[attempt.cut_id]
             self._cuts[attempt.cut_id] = cut
             self._watch_idle()
@@ -468,6 +468,12 @@ class Cutting:
         self._copier.shutdown()
         self._storers.shutdown()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _void(cut_id: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"the shards are not held any more: cut {cut_id} is not known, or its time has run out"
+    )
 
 
 def _let_go_of(part: CutPart) -> None:
