@@ -104,8 +104,9 @@ def test_a_restored_collection_is_the_source_as_it_was(
     # It is a collection as any other: searched, filtered, written to, at the end of its order.
     vectors = before["embeddings"]
     assert vectors is not None
-    found = restored.query(query_embeddings=vectors[17], n_results=1)
-    assert found["ids"] == [[before["ids"][17]]]
+    if in_force["space"] != "ip":  # by which the nearest is not the vector itself
+        found = restored.query(query_embeddings=vectors[17], n_results=1)
+        assert found["ids"] == [[before["ids"][17]]]
     assert restored.get(where={"n": 400})["ids"] == collection.get(where={"n": 400})["ids"]
     assert restored.get(where_document={"$contains": "changed"})["ids"] == [
         f"record-{n}" for n in [*range(5, 10)]
