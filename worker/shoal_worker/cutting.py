@@ -281,6 +281,12 @@ class Cutting:
             # A shard without the room is copied all the same: its map has some, and if that is not
             # enough, the copy ends and no writer waits.
             time.sleep(_RESERVE_LOOK_S)
+        with self._lock:
+            is_wanted = self._attempts.get(attempt.cut_id) is attempt
+        if not is_wanted:
+            # Its caller has left meanwhile.
+            attempt.in_use.close()
+            raise _void(attempt.cut_id)
 
     def _check_settled(self, holding: Holding) -> None:
         identity = holding.identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -85,7 +86,8 @@ def _decode_batch(request: pb.WriteShardRequest, time_remaining_s: float) -> Bat
             f"a batch ID has {_BATCH_ID_BYTES} bytes, got {len(request.batch_id)}"
         )
     expires_at = time.monotonic() + time_remaining_s
-    return Batch(request.batch_id, tuple(request.batch_shard_ids), expires_at)
+    # Interned: many batches that are remembered name the same shards.
+    return Batch(request.batch_id, tuple(map(sys.intern, request.batch_shard_ids)), expires_at)
 
 
 def _decode_put(put: pb.PutRecords) -> Put:
