@@ -56,7 +56,10 @@ class Shard:
             for record in self.records.values()
             if (ids is None or record.id in ids)
             and (where is None or where(fields_of(record.metadata)))
-            and (document is None or document(record.document))
+            and (
+                document is None
+                or document(None if record.document is None else record.document.encode())
+            )
         ]
         return sorted(found, key=lambda record: record.ordinal)
 

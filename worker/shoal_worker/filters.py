@@ -47,7 +47,7 @@ Scalar: TypeAlias = str | int | float | bool
 Field: TypeAlias = Scalar | list[Scalar]
 Fields: TypeAlias = Mapping[str, Field]
 Predicate: TypeAlias = Callable[[Fields], bool]
-DocumentPredicate: TypeAlias = Callable[[str | None], bool]
+DocumentPredicate: TypeAlias = Callable[[bytes | None], bool]
 
 _REGEX_MEMORY_BYTES: Final = 8 * 1024 * 1024
 """What RE2 may spend on one expression; a larger one is refused when it is compiled."""
@@ -247,7 +247,7 @@ def _contains(field: str, wanted: Scalar) -> Predicate:
 
 
 def compile_document(where: WhereDocument) -> DocumentPredicate:
-    """Compile a filter on documents.
+    """Compile a filter on documents, in UTF-8: what is a substring is one there, too.
 
     Raises:
         InvalidArgumentError: If it is not a filter, or an expression is not RE2's or too large.
@@ -274,11 +274,12 @@ def _compile_document_condition(condition: DocumentCondition) -> DocumentPredica
     operand = condition.operand
     if not operand:
         raise InvalidArgumentError("the operand of a condition on documents must not be empty")
+    encoded = operand.encode()
     match condition.operator:
         case DocumentOperator.DOCUMENT_OPERATOR_CONTAINS:
-            return lambda document: document is not None and operand in document
+            return lambda document: document is not None and encoded in document
         case DocumentOperator.DOCUMENT_OPERATOR_NOT_CONTAINS:
-            return lambda document: document is None or operand not in document
+            return lambda document: document is None or encoded not in document
         case DocumentOperator.DOCUMENT_OPERATOR_REGEX:
             search = _compile_regex(operand)
             return lambda document: document is not None and search(document)
@@ -289,7 +290,7 @@ def _compile_document_condition(condition: DocumentCondition) -> DocumentPredica
             raise InvalidArgumentError(f"the document operator {unknown} is not known")
 
 
-def _compile_regex(expression: str) -> Callable[[str], bool]:
+def _compile_regex(expression: str) -> Callable[[bytes], bool]:
     options = re2.Options()
     options.max_mem = _REGEX_MEMORY_BYTES
     # Otherwise RE2 writes what it does not understand to the standard error itself.

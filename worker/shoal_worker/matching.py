@@ -8,7 +8,7 @@ same.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,10 @@ __all__ = ["Selected", "Selection", "Source", "select"]
 
 _CHECK_COST: Final = 4096
 """Records that are looked at before the deadline is, or what is read of documents instead."""
+
+_FIRST_PART: Final = 16
+_PART: Final = 32
+"""Documents that are read at once, at first and at most: 32 MiB, if each is as large as may be."""
 
 _DOCUMENT_COST_BYTES: Final = 16
 """Bytes of documents that count as a record: the worst of expressions takes 1 s for 64 KiB."""
@@ -214,6 +218,14 @@ def _from_index(source: Source, selection: Selection) -> tuple[BitMap, BitMap]:
     return BitMap(), BitMap([row for row, _ in source.store.rows_from(txn, 0)])
 
 
+def _parts(rows: BitMap, first: int, most: int) -> Iterator[list[int]]:
+    """Give rows in parts that grow, so that who needs few does not read many."""
+    left, size, at = rows_of(rows), first, 0
+    while at < len(left):
+        yield left[at : at + size].tolist()
+        at, size = at + size, min(2 * size, most)
+
+
 class _Examiner:
     """Looks at records, where no index can tell."""
 
@@ -241,6 +253,8 @@ class _Examiner:
                 metadata match.
             limit: How many.
         """
+        if self._document is not None and not self._prefix and not uncertain:
+            return self._passing_documents(rows, limit)
         found: list[int] = []
         for row in rows:
             if self._check is not None and self._unchecked_cost >= _CHECK_COST:
@@ -252,6 +266,25 @@ class _Examiner:
                 found.append(row)
                 if len(found) == limit:
                     break
+        return BitMap(found)
+
+    def _passing_documents(self, rows: BitMap, limit: int | None) -> BitMap:
+        """Do so where only the documents are in question, reading many at once."""
+        assert self._document is not None
+        matches, found = self._document, list[int]()
+        for part in _parts(rows, _FIRST_PART, _PART):
+            for row, value in zip(
+                part, self._store.values(self._txn, self._store.documents, part), strict=True
+            ):
+                if self._check is not None and self._unchecked_cost >= _CHECK_COST:
+                    self._unchecked_cost = 0
+                    self._check()
+                self.count += 1
+                self._unchecked_cost += 1 + (len(value) // _DOCUMENT_COST_BYTES if value else 0)
+                if matches(value):
+                    found.append(row)
+                    if len(found) == limit:
+                        return BitMap(found)
         return BitMap(found)
 
     def _matches(self, row: int, is_uncertain: bool) -> bool:
@@ -272,4 +305,4 @@ class _Examiner:
         if stored is None:
             return self._document(None)
         self._unchecked_cost += len(stored) // _DOCUMENT_COST_BYTES
-        return self._document(stored.decode())
+        return self._document(stored)
