@@ -46,7 +46,7 @@ def documents(count: int) -> list[str]:
 class Given(NamedTuple):
     """A filter, another one at each turn, and which records match it."""
 
-    where: Callable[[int], dict[str, Any]]
+    where: Callable[[int], dict[str, Any] | None]
     matching: Callable[[int], npt.NDArray[np.bool_]]
 
 
