@@ -7,17 +7,17 @@ it, made by the same builder of the same vectors in the same order. It only grow
 extend one another, so that an extension writes what it adds; a graph that is built anew begins a
 new file.
 
-Nothing is verified when it is opened, and everything when it is read: each slot sums up to a number
-that only its shard knows (in 64-bit words, modulo 2^64), which a flipped bit, a page of zeros, a
-torn write and a slot of another shard do not; and it names its key, of which there is one vector
-ever. So damage is noticed also if it comes after the opening, which costs nothing but a look at the
-length. What is damaged is read from the records, which have the same, until a new file is there.
+Nothing is verified when it is opened, and everything when it is read: each slot ends in a checksum,
+seeded with its shard, and names its key, of which there is one vector ever. So damage is noticed
+also if it comes after the opening, which costs nothing but a look at the length. What is damaged is
+read from the records, which have the same, until a new file is there.
 
     header page | slot, slot, ...
     slot: float32 numbers, padded to eight bytes | head
-    head: key, ordinal: uint64 | row: uint32, bytes of the ID: uint8, the ID | what the sum lacks
+    head: key, ordinal: uint64 | row: uint32, bytes of the ID: uint8, the ID | XXH3-64 of the slot
 
-All little-endian.
+All little-endian. (The sum of a slot's words costs half of the checksum's 5 us for 16 vectors, and
+misses what flips one bit of two numbers in opposite ways.)
 """
 
 from __future__ import annotations
@@ -73,7 +73,6 @@ HEAD: Final = struct.Struct(f"<QQIB{_ID_BYTES}s")
 _NO_ID: Final = (0, b"")
 
 _WORD: Final = np.dtype("<u8")
-_WORD_MASK: Final = 2**64 - 1
 
 
 class DamagedVectorsError(Exception):
@@ -129,9 +128,19 @@ def _slot_words(dimension: int) -> int:
     return _vector_words(dimension) + HEAD_WORDS + 1
 
 
-def _total(shard_id: str) -> int:
-    """What the words of every slot of a shard sum up to."""
-    return int(xxhash.xxh3_64_intdigest(shard_id.encode())) | 1
+def _seed(shard_id: str) -> int:
+    """Of a shard's checksums, so that another shard's vectors are not taken for its own."""
+    return xxhash.xxh3_64_intdigest(shard_id.encode())
+
+
+def _checksums(slots: npt.NDArray[np.uint64], seed: int) -> list[int]:
+    """Give the checksum of each slot, shape ``(n, words)``, but for its last word."""
+    if not len(slots):
+        return []
+    digest, content = xxhash.xxh3_64_intdigest, slots.data.cast("B")
+    step = slots.shape[1] * _WORD.itemsize
+    end = step - _WORD.itemsize
+    return [digest(content[at : at + end], seed) for at in range(0, len(content), step)]
 
 
 def _check_header(page: bytes, shard_id: str, dimension: int) -> None:
@@ -159,7 +168,7 @@ class VectorFile:
         self.size_bytes = len(content)
         words = np.frombuffer(content, _WORD, count * width, HEADER_PAGE_BYTES)
         self._words: npt.NDArray[np.uint64] = words.reshape(count, width)
-        self._total = _total(shard_id)
+        self._seed = _seed(shard_id)
         self._key_at = _vector_words(dimension)
         self._dimension = dimension
 
@@ -202,10 +211,9 @@ class VectorFile:
         """
         slots = self._words.take(places, axis=0)
         at = self._key_at
-        # All at once: what is wrong in one slot is not made up for by another.
-        total = int(np.add.reduce(slots, axis=None))
-        if total != self._total * len(slots) & _WORD_MASK or (
-            slots[:, at].tobytes() != keys.tobytes()
+        if (
+            slots[:, -1].tolist() != _checksums(slots, self._seed)
+            or slots[:, at].tobytes() != keys.tobytes()
         ):
             raise DamagedVectorsError("damaged", "a vector is not what was written")
         return Gathered(
@@ -258,7 +266,7 @@ class VectorFileWriter:
         slots = np.zeros((len(heads), _slot_words(self._dimension)), _WORD)
         slots.view("<f4")[:, : self._dimension] = vectors
         slots[:, at : at + HEAD_WORDS] = heads
-        slots[:, -1] = np.uint64(_total(self._shard_id)) - np.add.reduce(slots, axis=1)
+        slots[:, -1] = np.array(_checksums(slots, _seed(self._shard_id)), _WORD)
         self._write(slots.data.cast("B"))
 
     def _write(self, content: memoryview) -> None:
