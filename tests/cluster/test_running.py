@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -303,3 +304,24 @@ def test_two_at_once_on_a_new_directory(tmp_path: Path) -> None:
         first.communicate(timeout=60)
     assert first.returncode == 0
     assert not running_in(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_at_any_moment_of_the_start_is_an_orderly_stop(
+    start: Callable[..., RunningCluster], number: signal.Signals, workers: int
+) -> None:
+    for after_s in (0.0, 0.3, 0.9):
+        cluster = start(workers=workers, wait=False)
+        # Before its first line an interpreter ends by the signal, as every one does.
+        wait_for(lambda cluster=cluster: _catches(cluster.process.pid, number))
+        time.sleep(after_s)
+        assert cluster.stop(number) == 0, cluster.logged()[-2_000:]
+        assert "Traceback" not in cluster.logged(), cluster.logged()[-2_000:]
+
+
+def _catches(process: int, number: signal.Signals) -> bool:
+    text = Path(f"/proc/{process}/status").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("SigCgt"))
+    # SIGINT is caught by every interpreter: ours catches both.
+    return all(int(line.split()[1], 16) & 1 << (n - 1) for n in (number, signal.SIGTERM))

@@ -1,7 +1,22 @@
-"""`python -m shoal_local`: the command `shoal`, where its script is not on the path."""
+"""The command `shoal`, as a script and as `python -m shoal_local`."""
 
 import sys
+from collections.abc import Sequence
 
-from shoal_local.cli import main
+from shoal_local import early
 
-sys.exit(main())
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command, and give its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["up"]:
+        early.keep()
+    from shoal_local.cli import main as run  # takes half a second
+
+    return run(given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,7 +16,7 @@ from shoal.errors import InvalidArgumentError, ShoalError
 from shoal.server import logs
 from shoal.server.process import EXIT_FAILED, EXIT_WRONG_SETTINGS
 from shoal.server.settings import load
-from shoal_local import ports
+from shoal_local import early, ports
 from shoal_local.directory import DataDirectory
 from shoal_local.plan import Plan, child_environment, make_plan
 from shoal_local.settings import UpSettings
@@ -208,6 +208,8 @@ async def _supervise(directory: DataDirectory, plan: Plan, environment: Mapping[
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received)
+    if early.was_told_to_stop():
+        stop.set()
     await supervisor.run(stop)
     return 0
 

@@ -11,6 +11,7 @@ from typing import Final
 from shoal.server import process
 from shoal_gateway.costs import NEVER_SHED, cost_of
 from shoal_gateway.settings import GatewaySettings
+from shoal_local import early
 from shoal_local.directory import DataDirectory
 from shoal_local.plan import Plan, reachable
 from shoal_local.roles import LocalCluster
@@ -35,6 +36,8 @@ def run(directory: DataDirectory, plan: Plan, *, on_ready: Callable[[RunState], 
 
     @contextlib.asynccontextmanager
     async def serve(settings: GatewaySettings, role: process.RoleProcess) -> AsyncIterator[None]:
+        if early.was_told_to_stop():
+            role.stop()
         cluster = LocalCluster(
             directory,
             allow_reset=plan.coordinator.allow_reset,
