@@ -9,7 +9,7 @@ numbers whatever the index holds, and in whatever shard it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -28,24 +28,30 @@ _CHECK_EVERY: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows that have at least one of the numbers.
+    """Rows of which some have at least one of the numbers.
 
     Attributes:
         rows: Shape ``(n,)``.
         lengths: Of each, shape ``(n,)``.
+        has_one: Whether each has one of the numbers, shape ``(n,)``.
         postings: Of each number that occurs, its position among those sought, the places in `rows`
             that have it, and the weights there; by ascending position.
     """
 
     rows: npt.NDArray[np.uint32]
     lengths: npt.NDArray[np.uint32]
-    postings: Sequence[tuple[int, npt.NDArray[np.intp], npt.NDArray[np.generic]]]
+    has_one: npt.NDArray[np.bool_]
+    postings: Sequence[tuple[int, npt.NDArray[np.uint16], npt.NDArray[np.generic]]]
+
+    def kept(self) -> Part:
+        """Give it without what only lies beside it in memory."""
+        return replace(self, postings=[(at, p.copy(), w.copy()) for at, p, w in self.postings])
 
     @property
     def size_bytes(self) -> int:
         """What it weighs."""
         arrays = (array for _, *both in self.postings for array in both)
-        return self.rows.nbytes + self.lengths.nbytes + sum(array.nbytes for array in arrays)
+        return 9 * len(self.rows) + sum(array.nbytes for array in arrays)
 
 
 @dataclass(slots=True)
@@ -143,17 +149,7 @@ class Found:
                 kept.append((positions[number], places, weights))
         if not kept:
             return
-        held = np.flatnonzero(has_one)
-        moved = np.empty(len(rows), np.intp)
-        moved[held] = np.arange(len(held))
-        self.parts.append(
-            Part(
-                rows[held],
-                lengths[held],
-                # Copied: a slice would keep its whole block alive.
-                [(position, moved[places], weights.copy()) for position, places, weights in kept],
-            )
-        )
+        self.parts.append(Part(rows, lengths, has_one, kept))
 
     @property
     def size_bytes(self) -> int:
@@ -187,7 +183,8 @@ def best(
     Args:
         pinned: The shard.
         parts: Its candidates.
-        distances_of: Gives the distance of each row of a part.
+        distances_of: Gives the distance of each row of a part; of one that has none of the
+            numbers, any.
         selection: Which of them match.
         limit: How many.
         check: Called now and then; what it raises ends the search.
@@ -202,10 +199,12 @@ def best(
     all_distances: list[npt.NDArray[np.float64]] = [np.empty(0)]
     for part in parts:
         check()
-        rows, distances = part.rows, distances_of(part)
+        held = np.flatnonzero(part.has_one)
+        rows = part.rows[held]
         if matching is not None:
-            kept = among(rows, matching)
-            rows, distances = rows[kept], distances[kept]
+            is_matching = among(rows, matching)
+            rows, held = rows[is_matching], held[is_matching]
+        distances = distances_of(part)[held]
         if len(rows) > limit:
             # With all that are equal to the last: of them the first rows count.
             kept = distances <= np.partition(distances, limit - 1)[limit - 1]
