@@ -14,14 +14,20 @@ from shoal.embedding_functions.registry import (
     register_embedding_function,
 )
 from shoal.embedding_functions.sentence_transformers import SentenceTransformerEmbeddingFunction
+from shoal.embedding_functions.sparse import (
+    Bm25EmbeddingFunction,
+    SparseEncoderEmbeddingFunction,
+)
 
 __all__ = [
+    "Bm25EmbeddingFunction",
     "CallableEmbeddingFunction",
     "DefaultEmbeddingFunction",
     "EmbeddingFunction",
     "LiteLLMEmbeddingFunction",
     "OpenAIEmbeddingFunction",
     "SentenceTransformerEmbeddingFunction",
+    "SparseEncoderEmbeddingFunction",
     "known_embedding_functions",
     "register_embedding_function",
 ]
