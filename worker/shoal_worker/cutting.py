@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import resource
 import shutil
 import threading
 import time
@@ -39,7 +40,7 @@ from shoal.server import open_files
 from shoal.server.crash import crash_point
 from shoal_worker import metrics
 from shoal_worker.copying import Copy, Throttle, copy_shard
-from shoal_worker.environment import EnvironmentClosedError
+from shoal_worker.environment import STANDING_MAP_BYTES, EnvironmentClosedError
 from shoal_worker.holds import Hold, lost_hold
 from shoal_worker.shard import Cut, Shard
 from shoal_worker.store import Meta, Store
@@ -72,6 +73,10 @@ _LAST_LOOK_S: Final = 0.1
 _RESERVE_LOOKS: Final = 20
 _RESERVE_LOOK_S: Final = 0.003
 """How long moments are sought in which the maps of the shards can grow."""
+
+_ADDRESS_SPACE_BYTES: Final = 16 * 1024**4
+"""What the maps of open shards share for this: of the 128 TiB of a process a part that leaves
+enough also if shards are opened by and by."""
 
 _FILES_A_SHARD: Final = 5
 
@@ -270,10 +275,25 @@ class Cutting:
             shard = holding.ready or held.opened(holding)
             attempt.parts[shard.shard_id] = _HeldPart(holding, shard, Hold(attempt.cut_id))
 
+        self._reserve(attempt)
+        with self._lock:
+            is_wanted = self._attempts.get(attempt.cut_id) is attempt
+        if not is_wanted:
+            # Its caller has left meanwhile.
+            attempt.in_use.close()
+            raise _void(attempt.cut_id)
+
+    def _reserve(self, attempt: _Attempt) -> None:
+        """Let the maps grow as far as they may have to while readers stand."""
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            # A map that cannot be made is the end of its shard: what there is must do.
+            return
+        open_count = max(1, len(self._worker.held.open))
+        room_bytes = min(STANDING_MAP_BYTES, _ADDRESS_SPACE_BYTES // open_count)
         shards = [part.shard for part in attempt.parts.values()]
         for _ in range(_RESERVE_LOOKS):
             try:
-                shards = [s for s in shards if not s.environment.reserve_for_standing()]
+                shards = [s for s in shards if not s.environment.reserve_for_standing(room_bytes)]
             except EnvironmentClosedError as error:
                 raise _void(attempt.cut_id) from error
             if not shards:
@@ -281,12 +301,6 @@ class Cutting:
             # A shard without the room is copied all the same: its map has some, and if that is not
             # enough, the copy ends and no writer waits.
             time.sleep(_RESERVE_LOOK_S)
-        with self._lock:
-            is_wanted = self._attempts.get(attempt.cut_id) is attempt
-        if not is_wanted:
-            # Its caller has left meanwhile.
-            attempt.in_use.close()
-            raise _void(attempt.cut_id)
 
     def _check_settled(self, holding: Holding) -> None:
         identity = holding.identity

@@ -24,6 +24,7 @@ import lmdb
 from shoal.server.cut_short import cut_short
 
 __all__ = [
+    "STANDING_MAP_BYTES",
     "Cursor",
     "Database",
     "Environment",
@@ -339,7 +340,7 @@ class Environment:
         if self.file_bytes > self._map_bytes // 2:
             self._grow()
 
-    def reserve_for_standing(self) -> bool:
+    def reserve_for_standing(self, room_bytes: int = STANDING_MAP_BYTES) -> bool:
         """Grow the map so far that no writer comes to its end while a reader stands, if that can be
         done without anybody waiting: in a moment without transactions.
 
@@ -348,11 +349,11 @@ class Environment:
         """
         used = self.file_bytes
         with self._gate:
-            if self._closed or self._map_bytes >= used + STANDING_MAP_BYTES // 2:
+            if self._closed or self._map_bytes >= used + room_bytes // 2:
                 return True
             if self._live or self._shut or self._standing:
                 return False
-            self._map_bytes = used + STANDING_MAP_BYTES
+            self._map_bytes = max(self._map_bytes, used + room_bytes)
             self._environment.set_mapsize(self._map_bytes)
             return True
 
