@@ -383,6 +383,6 @@ def check_changes(configuration: Any) -> tuple[dict[str, Any], Any]:
             raise invalid(
                 f"hnsw.{key}",
                 f"hnsw.{key} cannot change; {', '.join(sorted(CHANGEABLE))} can. "
-                "Copy the collection to one with another configuration",
+                "Clone the collection with another configuration instead",
             )
     return hnsw, function
