@@ -93,6 +93,20 @@ def test_what_is_exported_comes_back_the_same(
     assert _same(books, copy)
 
 
+@pytest.mark.parametrize("name", ["sparse.parquet", "sparse.jsonl"])
+def test_sparse_vectors_come_back_the_same(client: shoal.Client, tmp_path: Path, name: str) -> None:
+    papers = client.create_collection(
+        "papers", {"sparse_vectors": {"terms": {"idf": True}}}, embedding_function=None
+    )
+    vectors = [shoal.SparseVector([2**32 - 1, 7], [0.1, 1e-40]), shoal.SparseVector([0], [-3.5])]
+    papers.add(["a", "b"], [[1, 0], [0, 1]], [{"terms": v, "n": 1} for v in vectors])
+    export_collection(papers, tmp_path / name)
+    import_collection(client, tmp_path / name, "again")
+    again = client.get_collection("again")
+    assert again.get()["metadatas"] == papers.get()["metadatas"]
+    assert again.configuration == papers.configuration
+
+
 @pytest.mark.parametrize("name", ["empty.parquet", "empty.jsonl"])
 @pytest.mark.parametrize("dimension", [None, 4])
 def test_an_empty_collection(

@@ -146,7 +146,17 @@ class ChromaReader:
         if collection.metadata:
             message.metadata.CopyFrom(metadata_to_message(collection.metadata))
         message.configuration.hnsw.dimension = message.dimension
+        for key, idf in self._sparse_keys():
+            message.configuration.sparse_vectors[key].idf = idf
         return message
+
+    def _sparse_keys(self) -> Iterator[tuple[str, bool]]:
+        """Give the keys that it declares for sparse vectors, and whether they weigh by IDF."""
+        schema = getattr(self._collection, "schema", None)
+        for key, types in (getattr(schema, "keys", None) or {}).items():
+            index = getattr(getattr(types, "sparse_vector", None), "sparse_vector_index", None)
+            if index is not None and index.enabled:
+                yield key, bool(index.config.bm25)
 
     def _dimension(self) -> int:
         first = self._collection.get(limit=1, include=["embeddings"])["embeddings"]
