@@ -13,6 +13,7 @@ import numpy as np
 
 from shoal.errors import NotFoundError, OverloadedError, ShoalError
 from shoal.internal.v1 import worker_service_pb2
+from shoal.server import metrics
 from shoal.server.clock import HybridClock
 from shoal.server.rpc import CallContext
 from shoal.server.slow_calls import SLOW_CALLS
@@ -30,6 +31,20 @@ from shoal_gateway.table import CollectionRoute
 from shoal_gateway.writes import check_dimension
 
 __all__ = ["Searcher", "check_include", "unsearched"]
+
+# Of a batch, not of each call in it: how long the others waited is in the calls' own time.
+_stages: Final = metrics.histogram(
+    "shoal_gateway_query_stage_seconds",
+    "Stages of the queries that travelled together: the workers' search, and the merge.",
+    ("stage",),
+)
+_searching: Final = _stages.labels("search")
+_merging: Final = _stages.labels("merge")
+_shards_asked: Final = metrics.histogram(
+    "shoal_gateway_shards_asked",
+    "Shards that were asked for the queries that travelled together.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
 
 _INCLUDES: Final = frozenset(
     {
@@ -302,10 +317,16 @@ class Searcher:
             wanted.filters.put_into(search)
             return stub.SearchShards, search
 
+        _shards_asked.observe(len(wanted.shards))
+        begin = time.perf_counter()
         found = await self._fan_out.read(
             parameters.route, wanted.shards, ask, context, allow_partial=allow_partial
         )
-        return Answer(found, count, parameters.n_results)
+        searched = time.perf_counter()
+        _searching.observe(searched - begin)
+        answer = Answer(found, count, parameters.n_results)
+        _merging.observe(time.perf_counter() - searched)
+        return answer
 
     def _check_size(
         self,

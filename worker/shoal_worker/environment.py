@@ -22,6 +22,7 @@ from typing import Final, TypeAlias, TypeVar
 import lmdb
 
 from shoal.server.cut_short import cut_short
+from shoal_worker.metrics import SYNC_SECONDS
 
 __all__ = [
     "STANDING_MAP_BYTES",
@@ -301,7 +302,8 @@ class Environment:
                 result = work(txn)
                 if before_commit:
                     before_commit(result)
-                txn.commit()
+                with SYNC_SECONDS.time():
+                    txn.commit()
                 return result
             except lmdb.MapFullError:
                 if txn is not None:

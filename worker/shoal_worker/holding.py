@@ -135,6 +135,7 @@ class HeldShards:
         metrics.FRESH_VECTORS.set_function(
             lambda: sum(s.newest.fresh.live_count for s in self.open)
         )
+        metrics.QUEUED_WRITES.set_function(lambda: sum(s.queued_count for s in self.open))
         metrics.UNINDEXED_CHANGES.set_function(lambda: sum(s.indexes.backlog for s in self.open))
         metrics.FULLEST_BACKLOG.set_function(
             lambda: max((s.backlog_ratio for s in self.open), default=0.0)

@@ -12,6 +12,9 @@ SEARCH_SECONDS: Final = histogram(
 COMMIT_SECONDS: Final = histogram(
     "shoal_commit_seconds", "Group commits of a shard: resolving, writing and syncing."
 )
+SYNC_SECONDS: Final = histogram(
+    "shoal_sync_seconds", "What the disk took to write and sync a transaction, of a commit."
+)
 COMMITTED_WRITES: Final = counter("shoal_committed_writes", "Writes that were committed.")
 FAILED_COMMITS: Final = counter(
     "shoal_failed_commits", "Group commits that failed; the shard was opened anew."
@@ -64,6 +67,9 @@ FRESH_VECTORS: Final = gauge(
 UNINDEXED_CHANGES: Final = gauge(
     "shoal_unindexed_changes",
     "Changes of open shards that some index has not taken in yet: filters look at these records.",
+)
+QUEUED_WRITES: Final = gauge(
+    "shoal_queued_writes", "Writes that wait for their commit, of open shards."
 )
 FULLEST_BACKLOG: Final = gauge(
     "shoal_fullest_backlog_ratio",

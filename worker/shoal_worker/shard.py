@@ -226,6 +226,11 @@ class Shard:
         return waiting.answer
 
     @property
+    def queued_count(self) -> int:
+        """Writes that wait for their commit."""
+        return len(self._queue)
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of the vectors that it holds outside of graphs, and of what it knows of those in
         one."""
