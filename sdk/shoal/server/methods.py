@@ -28,7 +28,6 @@ from shoal.errors import (
     InvalidArgumentError,
     OverloadedError,
     ShoalError,
-    UnimplementedError,
 )
 from shoal.server import tracing
 from shoal.server.admission import Admission, Place
@@ -86,13 +85,6 @@ class Guard(Protocol):
         """
 
 
-def _unimplemented(full_name: str) -> Callable[..., Any]:
-    async def refuse(request: Message, context: object) -> Message:
-        raise UnimplementedError(f"{full_name} is not there yet")
-
-    return refuse
-
-
 class BoundMethod:
     """One method of one service object.
 
@@ -128,7 +120,10 @@ class BoundMethod:
         self.response_class: type[Message] = message_factory.GetMessageClass(descriptor.output_type)
         function = getattr(instance, _snake_case(descriptor.name), None)
         if function is None:
-            function = _unimplemented(self.full_name)
+            raise TypeError(
+                f"{type(instance).__name__} does not implement {self.full_name}: "
+                f"it has no method {_snake_case(descriptor.name)!r}"
+            )
         self._function: Callable[..., Any] = function
         self._admission = admission
         self._cost = cost
