@@ -149,7 +149,11 @@ class Wanted:
             positions = np.array(kept, np.intp)
         if document is not None:
             documents = records.documents
-            kept = [i for i in positions.tolist() if document(documents[i])]
+            kept = [
+                i
+                for i in positions.tolist()
+                if document(None if (text := documents[i]) is None else text.encode())
+            ]
             positions = np.array(kept, np.intp)
         return records.take(positions)
 
