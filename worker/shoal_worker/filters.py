@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import re2
 
@@ -32,9 +32,11 @@ from shoal.v1.value_pb2 import Metadata, Value
 
 __all__ = [
     "DocumentPredicate",
+    "Field",
     "Fields",
     "Predicate",
     "Scalar",
+    "StoredFields",
     "compile_document",
     "compile_where",
     "elements_of",
@@ -45,7 +47,15 @@ __all__ = [
 
 Scalar: TypeAlias = str | int | float | bool
 Field: TypeAlias = Scalar | list[Scalar]
-Fields: TypeAlias = Mapping[str, Field]
+
+
+class Fields(Protocol):
+    """Metadata, as predicates ask for it."""
+
+    def get(self, name: str, /) -> Field | None: ...
+    def __contains__(self, name: object, /) -> bool: ...
+
+
 Predicate: TypeAlias = Callable[[Fields], bool]
 DocumentPredicate: TypeAlias = Callable[[bytes | None], bool]
 
@@ -61,21 +71,47 @@ _SCALAR_KINDS: Final = frozenset({"string_value", "int_value", "double_value", "
 _LIST_KINDS: Final = frozenset({"string_list", "int_list", "double_list", "bool_list"})
 
 
-def fields_of(encoded: bytes | None) -> Fields:
+def fields_of(encoded: bytes | None) -> Mapping[str, Field]:
     """Give the plain values of serialised metadata; empty for None."""
     if not encoded:
         return {}
-    fields: dict[str, Field] = {}
-    for key, value in Metadata.FromString(encoded).fields.items():
-        kind = value.WhichOneof("kind")
-        if kind in _SCALAR_KINDS:
-            fields[key] = getattr(value, kind)
-        elif kind in _LIST_KINDS:
-            fields[key] = list(getattr(value, kind).values)
-        elif kind == "sparse_vector":
-            # Present, and equal to nothing.
-            fields[key] = []
-    return fields
+    return {
+        key: field
+        for key, value in Metadata.FromString(encoded).fields.items()
+        if (field := _plain(value)) is not None
+    }
+
+
+class StoredFields:
+    """Metadata as it is stored, of which only what is asked for is made plain.
+
+    Args:
+        encoded: Serialised; None: there is none.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, encoded: bytes | None) -> None:
+        self._values = Metadata.FromString(encoded or b"").fields
+
+    def get(self, name: str) -> Field | None:
+        """Give a field's value; None if it is not there."""
+        # Asked first: the message makes what is not there.
+        return _plain(self._values[name]) if name in self._values else None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values and _plain(self._values[str(name)]) is not None
+
+
+def _plain(value: Value) -> Field | None:
+    kind = value.WhichOneof("kind")
+    if kind in _SCALAR_KINDS:
+        scalar: Scalar = getattr(value, kind)
+        return scalar
+    if kind in _LIST_KINDS:
+        return list(getattr(value, kind).values)
+    # A sparse vector is present, and equal to nothing.
+    return [] if kind == "sparse_vector" else None
 
 
 def compile_where(where: Where) -> Predicate:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from shoal.v1.filter_pb2 import Where, WhereDocument
 from shoal_worker.environment import Transaction
 from shoal_worker.evaluation import Evaluation
-from shoal_worker.filters import compile_document, compile_where, fields_of
+from shoal_worker.filters import StoredFields, compile_document, compile_where
 from shoal_worker.indexes import Indexes
 from shoal_worker.rows import BitMap, rows_of
 from shoal_worker.sealed import DamagedIndexError
@@ -293,7 +293,7 @@ class _Examiner:
             metadata = store.value(txn, store.metadata, row)
             if metadata is None and not store.has_row(txn, row):
                 return False
-            if self._where is not None and not self._where(fields_of(metadata)):
+            if self._where is not None and not self._where(StoredFields(metadata)):
                 return False
         if self._prefix:
             record = store.record(txn, row)

@@ -26,7 +26,7 @@ from typing import Final
 
 from shoal_worker.apply import METADATA_CHANGES
 from shoal_worker.environment import Database, Transaction
-from shoal_worker.filters import Fields, Scalar, fields_of
+from shoal_worker.filters import Field, Scalar, fields_of
 from shoal_worker.indexes import Batch
 from shoal_worker.journal import RowChange
 from shoal_worker.postings import Postings, chunk_of
@@ -257,7 +257,7 @@ class _Encoder:
                 target.numbers[number][0].extend(values)
                 target.numbers[number][1].extend(rows)
 
-    def _add_all(self, row: int, chunk: bytes, fields: Fields, to: _Gathered) -> None:
+    def _add_all(self, row: int, chunk: bytes, fields: Mapping[str, Field], to: _Gathered) -> None:
         terms, numbers = to.terms, to.numbers
         for name, value in fields.items():
             number = self._fields.number_of(name)

@@ -1,76 +1,98 @@
 """What ways of searching a shard cost, so that the cheapest can be taken.
 
-The figures are microseconds of one thread, measured by ``python -m benchmarks.calibrate`` on the
-machine that `benchmarks/RESULTS-filters.md` describes, as the least of many runs: they are the work
-itself, without what else the machine did. Another machine is faster or slower in all of them
-alike, and only their ratios decide anything: where the two ways cost the same, a wrong choice costs
-nothing; where one costs twice the other, the ratios have to be off by two to choose it.
+Each cost is a sum of terms, and what each term takes is measured: ``python -m
+benchmarks.calibrate`` times the ways themselves on shards of two dimensions, as the least of many
+runs, and fits the microseconds below. Another machine is faster or slower in all of them alike, and
+only their ratios decide anything: where two ways cost the same, a wrong choice costs nothing; where
+one costs twice the other, the ratios have to be off by two to choose it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["coarse_us", "scan_us", "walk_us"]
+__all__ = ["coarse_us", "scan_terms", "scan_us", "walk_terms", "walk_us"]
 
-_WALK_US: Final = 0.2
-_WALK_NUMBER_US: Final = 0.001
-"""A candidate that the graph is asked for: fixed, and for each number of its vector."""
+_WALK_US: Final = (92.8, 0.0856, 0.000761, 0.000417, 0.00133, 0.0065)
+"""A walk through the graph, and the terms of `walk_terms`."""
 
-_WALK_SQUARE_US: Final = 0.001
-"""A pair of candidates: USearch keeps what it has found in a sorted array, so that each insertion
-moves what is behind it. 640 candidates of 100,000 vectors take 0.75 ms, 5,120 take 30."""
+_SCAN_US: Final = (41.1, 0.013, 0.00198, 61.2, 0.0367, 0.000485, 0.000135)
+"""A scan of what matches in the graph, and the terms of `scan_terms`."""
 
-_LOOK_US: Final = 0.9
-"""A candidate of the graph whose row is read and does not match."""
+_CACHED_NUMBERS: Final = 160_000
+"""Of the candidates of a walk; those that it only passes are several times as many."""
 
-_RANK_NUMBER_US: Final = 0.0018
-"""A vector that is read and ranked exactly, for each of its numbers."""
+_READ_ROWS: Final = 192
+"""Rows whose vectors are all read, rather than bounded first (`scanning`)."""
 
-_SCAN_ROW_US: Final = 1.2
-"""A row of an exact scan, beside its numbers."""
+_DENSE_SHARE: Final = 0.3
+"""Of the graph, the share from which on all vectors are passed over in order (`scanning`)."""
 
-_SCAN_MORE_NUMBER_US: Final = 0.001
-"""A number of a vector, for each further query of a scan: what is read is read once."""
-
-
-_COARSE_US: Final = 250.0
-_COARSE_ROW_US: Final = 0.06
-_COARSE_NUMBER_US: Final = 0.0003
-_PASSED_NUMBER_US: Final = 0.00008
-"""A scan by coarse distances: the vectors that are read after all; a row; a number that is gathered
-from the graph's vectors and multiplied, and one that is passed over in order."""
+_RECORD_US: Final = 1.2
+_RECORD_NUMBER_US: Final = 0.0018
+_MORE_NUMBER_US: Final = 0.001
+"""A scan that reads records: a row, a number of its vector, and one for each further query: what is
+read is read once."""
 
 
-def walk_us(candidates: float, matching_share: float, dimension: int, query_count: int) -> float:
-    """Estimate a walk through the graph.
+def walk_terms(candidates: float, matching_share: float, dimension: int) -> tuple[float, ...]:
+    """Give what a walk does for one query.
 
     Args:
-        candidates: Asked for, for each query.
+        candidates: Asked for.
         matching_share: Of these, the share that is ranked.
         dimension: Numbers in a vector.
-        query_count: Queries.
+
+    Returns:
+        Candidates, and the numbers of their vectors; pairs of candidates (USearch keeps what it has
+        found in a sorted array, so that each insertion moves what is behind it); numbers of the
+        candidates that match; numbers of vectors beyond those that a cache holds.
     """
-    walked = _WALK_US + _WALK_NUMBER_US * dimension + _WALK_SQUARE_US * candidates
-    ranked = _LOOK_US + matching_share * _RANK_NUMBER_US * dimension
-    return query_count * candidates * (walked + ranked)
+    numbers = candidates * dimension
+    return (
+        candidates,
+        numbers,
+        candidates * candidates,
+        matching_share * numbers,
+        max(0.0, numbers - _CACHED_NUMBERS),
+    )
 
 
-def coarse_us(rows: float, stored_count: float, dimension: int, query_count: int) -> float:
-    """Estimate an exact scan that reads only what coarse distances leave.
+def scan_terms(rows: float, stored_count: float, dimension: int) -> tuple[float, ...]:
+    """Give what a scan by places in the graph does for one query.
 
     Args:
         rows: Rows that are scanned.
-        stored_count: Vectors of the graph; they are all passed over if that costs less.
+        stored_count: Vectors of the graph.
         dimension: Numbers in a vector.
-        query_count: Queries.
+
+    Returns:
+        If they are few: rows, and the numbers of their vectors. Else whether they are bounded at
+        all; rows; numbers of vectors that are gathered, and numbers that are passed over in order.
     """
-    gathered = rows * (_COARSE_ROW_US + _COARSE_NUMBER_US * dimension)
-    in_order = stored_count * _PASSED_NUMBER_US * dimension + rows * _COARSE_ROW_US
-    return query_count * (_COARSE_US + min(gathered, in_order))
+    if rows <= _READ_ROWS:
+        return (rows, rows * dimension, 0.0, 0.0, 0.0, 0.0)
+    if rows <= _DENSE_SHARE * stored_count:
+        return (0.0, 0.0, 1.0, rows, rows * dimension, 0.0)
+    return (0.0, 0.0, 1.0, rows, 0.0, stored_count * dimension)
+
+
+def _cost_us(costs: Sequence[float], terms: Sequence[float]) -> float:
+    return costs[0] + sum(cost * term for cost, term in zip(costs[1:], terms, strict=True))
+
+
+def walk_us(candidates: float, matching_share: float, dimension: int, query_count: int) -> float:
+    """Estimate a walk through the graph; see `walk_terms`."""
+    return query_count * _cost_us(_WALK_US, walk_terms(candidates, matching_share, dimension))
+
+
+def coarse_us(rows: float, stored_count: float, dimension: int, query_count: int) -> float:
+    """Estimate a scan by coarse distances to the graph's vectors; see `scan_terms`."""
+    return query_count * _cost_us(_SCAN_US, scan_terms(rows, stored_count, dimension))
 
 
 def scan_us(rows: float, dimension: int, query_count: int) -> float:
-    """Estimate an exact scan of rows."""
-    first = _SCAN_ROW_US + _RANK_NUMBER_US * dimension
-    return rows * (first + (query_count - 1) * _SCAN_MORE_NUMBER_US * dimension)
+    """Estimate a scan that reads the vector of each row from the records."""
+    first = _RECORD_US + _RECORD_NUMBER_US * dimension
+    return rows * (first + (query_count - 1) * _MORE_NUMBER_US * dimension)
