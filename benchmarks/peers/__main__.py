@@ -27,11 +27,14 @@ KINDS = (
     Kind("raw USearch, 2 threads", "usearch", is_server=False),
 )
 
+BARE = "IDs and distances alone"
+
 WAYS = {
     "1 caller": (1, 1),
     "8 callers": (8, 1),
     "32 callers": (32, 1),
     f"1 caller, batches of {BATCH}": (1, BATCH),
+    f"1 caller, batches of {BATCH}, {BARE}": (1, BATCH),
 }
 
 RECALL_STEP = 0.001
@@ -49,7 +52,11 @@ def main() -> None:
     parser.add_argument(
         "--ef-search", type=int, default=64, help="Chroma's; Shoal's is what gives the same recall"
     )
-    parser.add_argument("--only", default="", help="measure stores whose names hold this")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="measure stores whose names hold one of these, with commas between",
+    )
     parser.add_argument("--way", default="", help="measure ways whose names hold this")
     parser.add_argument("--data", choices=("both", "mixture", "passages"), default="both")
     parser.add_argument("--ingest-rounds", type=int, default=1)
@@ -87,7 +94,7 @@ def _measure(dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
         np.savez(vectors, base=dataset.base, queries=dataset.queries, truth=dataset.truth)
         systems: list[System] = []
         for number, kind in enumerate(KINDS):
-            if options.only in kind.name:
+            if any(part in kind.name for part in options.only.split(",")):
                 directory = home / str(number)
                 directory.mkdir(exist_ok=True)
                 systems.append(
@@ -102,11 +109,11 @@ def _measure(dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
         _tune_all(systems, raw, options.ef_search)
         for way, (callers, batch) in WAYS.items():
             if options.way in way:
-                taking_part = [s for s in systems if s.kind.is_measured(batch)]
+                taking_part = [s for s in systems if s.kind.is_store or BARE in way]
                 _search(taking_part, raw, way, callers, batch, options)
                 _print_search(taking_part, raw, way)
         if options.ingest_rounds:
-            _ingest([s for s in systems if s.kind.is_measured(1)], raw, options.ingest_rounds)
+            _ingest([s for s in systems if s.kind.is_store], raw, options.ingest_rounds)
     return raw
 
 
@@ -130,11 +137,13 @@ def _tune_all(systems: Sequence[System], raw: dict[str, Any], ef_search: int) ->
             reached.append(recall)
             raw[system.kind.name]["tuned"] = {"ef_search": ef_search, "recall": recall}
     target = min(reached, default=0.98) - RECALL_STEP
-    effort = ef_search
+    efforts = []
     for system in systems:
         if system.kind.store == "shoal":
             raw[system.kind.name]["tuned"] = _tune(system, target)
-            effort = raw[system.kind.name]["tuned"]["ef_search"]
+            efforts.append(raw[system.kind.name]["tuned"]["ef_search"])
+    # Of one shard, as it has.
+    effort = efforts[0] if efforts else ef_search
     for system in systems:
         if system.kind.store == "usearch":
             # The same effort: without exact ranking it may never reach the recall.
@@ -168,7 +177,11 @@ def _search(
         for system in systems if turn % 2 == 0 else systems[::-1]:
             cpu_s = system.server_cpu_s()
             answer = system.do(
-                "search", callers=callers, batch=batch, seconds=options.seconds if turn else 1.0
+                "search",
+                callers=callers,
+                batch=batch,
+                seconds=options.seconds if turn else 1.0,
+                bare=BARE in way,
             )
             answer["server_cpu_s"] = system.server_cpu_s() - cpu_s
             if turn:

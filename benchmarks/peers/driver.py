@@ -71,7 +71,7 @@ class RawUsearch:
         """Set how far a search goes."""
         self._index.expansion_search = configuration["hnsw"]["ef_search"]
 
-    def query(self, query_embeddings: Any, n_results: int) -> dict[str, Any]:
+    def query(self, query_embeddings: Any, n_results: int, **_: Any) -> dict[str, Any]:
         """Give the keys of the nearest."""
         keys = self._index.search(query_embeddings, n_results, threads=2).keys
         return {"ids": np.atleast_2d(keys)}
@@ -184,8 +184,16 @@ class Driver:
                 hits += len(set(map(int, found)) & set(true.tolist()))
         return {"recall": hits / (10 * len(self.queries))}
 
-    def search(self, callers: int, batch: int, seconds: float) -> dict[str, Any]:
-        """Query from several threads at once, each one call after another."""
+    def search(self, callers: int, batch: int, seconds: float, bare: bool) -> dict[str, Any]:
+        """Query from several threads at once, each one call after another.
+
+        Args:
+            callers: Threads.
+            batch: Queries of a call.
+            seconds: How long.
+            bare: Whether to ask for IDs and distances alone.
+        """
+        include = {"include": ["distances"]} if bare else {}
         times: list[list[float]] = [[] for _ in range(callers)]
         failures: list[str] = []
         end = time.perf_counter() + seconds
@@ -197,7 +205,8 @@ class Driver:
                 began = time.perf_counter()
                 if began > end:
                     return
-                self._find(self._collection, self.queries[begin : begin + batch])
+                part = self.queries[begin : begin + batch]
+                self._collection.query(query_embeddings=part, n_results=10, **include)
                 times[caller].append(time.perf_counter() - began)
 
         def guarded(caller: int) -> None:

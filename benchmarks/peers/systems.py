@@ -26,7 +26,7 @@ class Kind:
 
     Attributes:
         name: For tables.
-        store: ``shoal``, ``chroma``, or ``usearch``, which is no store and measured with batches.
+        store: ``shoal``, ``chroma``, or ``usearch``, which is an index alone.
         workers: Of Shoal's server; None for an embedded store, or Chroma's server.
         is_server: Whether it is one.
         shards: Of the collection.
@@ -38,9 +38,10 @@ class Kind:
     workers: int | None = None
     shards: int = 1
 
-    def is_measured(self, batch: int) -> bool:
-        """Whether searches with so many queries a call say anything about it."""
-        return self.store != "usearch" or batch > 1
+    @property
+    def is_store(self) -> bool:
+        """Whether it holds records, and not vectors alone."""
+        return self.store != "usearch"
 
 
 class System:

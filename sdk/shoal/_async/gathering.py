@@ -222,6 +222,7 @@ class AsyncGatherer(Generic[Result]):
         began = time.monotonic()
         took_s: float | None = None
         try:
+            await self._let_others_come()
             if line.waiting:
                 others = self._take(line, queries, most)
             if not others:
@@ -243,6 +244,17 @@ class AsyncGatherer(Generic[Result]):
                 caller.signal.set()
             self._came_back(parameters, line, 1 + len(others), took_s)
         return answer, 0
+
+    async def _let_others_come(self) -> None:
+        """Let those run first who have just got an answer, and are about to ask again.
+
+        Else one would leave alone, and the many who come a moment later would wait for it. Nobody
+        is waited for who has something else to do.
+        """
+        before = -1
+        while before < self._asking < self._crowd / 2 and self._crowd > self._few:
+            before = self._asking
+            await runtime.sleep(0)
 
     async def _ask_together(
         self,
