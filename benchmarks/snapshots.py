@@ -70,6 +70,21 @@ def taken(client: shoal.Client, name: str) -> tuple[float, shoal.Snapshot]:
         time.sleep(0.01)
 
 
+def worker_cpu_s(directory: Path) -> float:
+    """CPU seconds that the workers of a cluster have used, their builders left out."""
+    ticks = 0
+    for process in Path("/proc").iterdir():
+        try:
+            arguments = (process / "cmdline").read_text().split("\0")
+            if "shoal_worker" in arguments and any(str(directory) in a for a in arguments):
+                # Behind the name in brackets: user time is the 12th field, system time the 13th.
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        except OSError:
+            continue  # no process, or one that has ended
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def copied(source: Path, target: Path) -> float:
     """Copy a file as carefully as a snapshot is: by blocks, synced; give the seconds."""
     began = time.perf_counter()
@@ -178,24 +193,28 @@ def durations(
 ) -> None:
     """Print how long snapshot and restoration take, beside copying the same bytes."""
     snapshot_s, again_s, restore_s, copy_s = [], [], [], []
+    cpu_s: dict[str, list[float]] = {"snapshot": [], "restoration": []}
     size = 0
     for turn in range(rounds):
         collection.upsert(ids=[f"turn-{turn}"], embeddings=np.ones((1, collection.dimension or 1)))
+        used = worker_cpu_s(directory)
         seconds, snapshot = taken(client, f"round-{turn}")
+        cpu_s["snapshot"].append(worker_cpu_s(directory) - used)
         snapshot_s.append(seconds)
         size = snapshot.size_bytes
         again_s.append(taken(client, f"again-{turn}")[0])
         objects = max((directory / "data").rglob("records-*"), key=lambda p: p.stat().st_mtime_ns)
         share = objects.stat().st_size / size
         copy_s.append(copied(objects, directory / "copy") / share)
-        began = time.perf_counter()
+        used, began = worker_cpu_s(directory), time.perf_counter()
         client.restore_snapshot(f"round-{turn}", "restored")
+        cpu_s["restoration"].append(worker_cpu_s(directory) - used)
         restore_s.append(time.perf_counter() - began)
         client.delete_collection("restored")
     raw = collection.count() * (collection.dimension or 0) * 4
     print(f"{size:,} bytes stored, {size / raw:.2f} times those of the vectors.\n")
-    print("| | seconds | seconds a GB | times a copy of the same bytes |")
-    print("|---|---|---|---|")
+    print("| | seconds | seconds a GB | times a copy of the same bytes | workers' CPU s a GB |")
+    print("|---|---|---|---|---|")
     copying = statistics.median(copy_s)
     for what, seconds_of in (
         ("copy of the same bytes", copy_s),
@@ -204,7 +223,9 @@ def durations(
         ("restoration", restore_s),
     ):
         median = statistics.median(seconds_of)
-        print(f"| {what} | {median:.2f} | {median / size * 1e9:.1f} | {median / copying:.1f} |")
+        row = f"| {what} | {median:.2f} | {median / size * 1e9:.1f} | {median / copying:.1f} |"
+        used_s = cpu_s.get(what)
+        print(row + (f" {statistics.median(used_s) / size * 1e9:.1f} |" if used_s else " |"))
 
 
 def interference(client: shoal.Client, port: int, rounds: int, seconds: float) -> None:

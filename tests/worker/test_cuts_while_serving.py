@@ -288,7 +288,7 @@ async def test_a_cut_that_nobody_asks_for_is_given_up(
     await cut([shard], cut_id)
 
     deadline = time.monotonic() + 10
-    while cut_id in worker.cutting._cuts and time.monotonic() < deadline:
+    while cut_id in worker.cutting._cuts and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
 
     with pytest.raises(NotFoundError, match="has no cut"):
