@@ -398,7 +398,8 @@ async def compaction(stream: Stream, path: Path) -> None:
         print(
             f"compaction {purpose}: {told.before_bytes / 2**20:,.0f} -> "
             f"{told.after_bytes / 2**20:,.0f} MiB in {seconds:.1f} s, gate "
-            f"{told.gate_seconds * 1e3:.0f} ms"
+            f"{told.gate_seconds * 1e3:.0f} ms",
+            flush=True,
         )
         for name in ("write", "search"):
             print(
@@ -406,7 +407,8 @@ async def compaction(stream: Stream, path: Path) -> None:
                 f"{percentile(during[name], 0.5) * 1e3:.2f} ms, p99 "
                 f"{percentile(at_rest[name], 0.99) * 1e3:.1f} -> "
                 f"{percentile(during[name], 0.99) * 1e3:.1f} ms, longest "
-                f"{max(at_rest[name]) * 1e3:.0f} -> {max(during[name]) * 1e3:.0f} ms"
+                f"{max(at_rest[name]) * 1e3:.0f} -> {max(during[name]) * 1e3:.0f} ms",
+                flush=True,
             )
     await worker.close()
 

@@ -231,15 +231,16 @@ async def test_killed_again_and_again_at_random(tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.long
-@pytest.mark.timeout(3600)
-async def test_killed_hundreds_of_times_at_random(tmp_path: Path) -> None:
-    await _rounds(tmp_path, 200)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("first_seed", range(0, 240, 40))
+async def test_killed_hundreds_of_times_at_random(tmp_path: Path, first_seed: int) -> None:
+    await _rounds(tmp_path, 40, first_seed)
 
 
-async def _rounds(tmp_path: Path, count: int) -> None:
+async def _rounds(tmp_path: Path, count: int, first_seed: int = 0) -> None:
     history = History()
-    choose = random.Random(5)
-    for seed in range(count):
+    choose = random.Random(5 + first_seed)
+    for seed in range(first_seed, first_seed + count):
         killed(tmp_path, seed, history, after_s=choose.uniform(0.2, 2.0))
         if not history.shard:
             continue
