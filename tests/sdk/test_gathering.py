@@ -225,6 +225,15 @@ async def test_one_who_is_cancelled_in_a_line_leaves_it(server: Server) -> None:
     assert server.calls[1:] == [[2]]
 
 
+async def test_nothing_is_remembered_of_who_is_gone(server: Server) -> None:
+    tasks = await server.ask_all(4)
+    await server.answer(0)
+    for task in tasks:
+        task.cancel()
+    await settle()
+    assert not server.gatherer._lines
+
+
 async def test_each_has_its_own_deadline(server: Server) -> None:
     await server.ask(0)
     await server.ask(1)

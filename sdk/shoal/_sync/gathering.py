@@ -88,9 +88,10 @@ class _Caller(Generic[Result]):
 class _Line(Generic[Result]):
     """The callers with one set of parameters."""
 
-    __slots__ = ("under_way", "waiting")
+    __slots__ = ("parameters", "under_way", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: bytes) -> None:
+        self.parameters = parameters
         self.under_way = 0
         self.waiting: deque[_Caller[Result]] = deque()
 
@@ -148,7 +149,7 @@ class Gatherer(Generic[Result]):
         with self._changing:
             line = self._lines.get(parameters)
             if line is None:
-                line = self._lines[parameters] = _Line()
+                line = self._lines[parameters] = _Line(parameters)
             self._asking += 1
             self._crowd = max(self._asking, self._crowd * _FORGETTING)
             if line.under_way and self._crowd > self._few:
@@ -158,10 +159,10 @@ class Gatherer(Generic[Result]):
                 line.under_way += 1
             wait_s = min(self._usual_s * _SHARE, self._longest_wait_s)
         if caller is None:
-            return self._lead(parameters, line, queries, most, ask)
+            return self._lead(line, queries, most, ask)
         self._wait(line, caller, wait_s, timeout_s)
         if caller.leads:
-            return self._lead(parameters, line, queries, most, ask)
+            return self._lead(line, queries, most, ask)
         if caller.asks_alone:
             return ask(queries), 0
         if caller.error is not None:
@@ -212,7 +213,6 @@ class Gatherer(Generic[Result]):
 
     def _lead(
         self,
-        parameters: bytes,
         line: _Line[Result],
         queries: Queries,
         most: int,
@@ -243,7 +243,7 @@ class Gatherer(Generic[Result]):
         finally:
             for caller in others:
                 caller.signal.set()
-            self._came_back(parameters, line, 1 + len(others), took_s)
+            self._came_back(line, 1 + len(others), took_s)
         return answer, 0
 
     def _let_others_come(self) -> None:
@@ -299,9 +299,7 @@ class Gatherer(Generic[Result]):
                     caller.is_waiting = True
                     line.waiting.appendleft(caller)
 
-    def _came_back(
-        self, parameters: bytes, line: _Line[Result], count: int, took_s: float | None
-    ) -> None:
+    def _came_back(self, line: _Line[Result], count: int, took_s: float | None) -> None:
         """Take note that a call for so many callers is over."""
         with self._changing:
             self._asking -= count
@@ -310,15 +308,17 @@ class Gatherer(Generic[Result]):
                 self._usual_s += weight * (took_s - self._usual_s)
             line.under_way -= 1
             self._call_next(line)
-            if not line.under_way:
-                self._lines.pop(parameters, None)
 
     def _call_next(self, line: _Line[Result]) -> None:
-        """Let the next who waits lead, if nothing is under way."""
-        if line.waiting and not line.under_way:
-            caller = line.waiting[0]
-            self._let_lead(line, caller)
-            caller.signal.set()
+        """Let the next who waits lead, if nothing is under way; forget the line if nobody does."""
+        if line.under_way:
+            return
+        if not line.waiting:
+            self._lines.pop(line.parameters, None)
+            return
+        caller = line.waiting[0]
+        self._let_lead(line, caller)
+        caller.signal.set()
 
 
 def _fits(count: int, size: int, most: int) -> bool:
