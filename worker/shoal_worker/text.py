@@ -45,8 +45,8 @@ _STEMS_KEPT: Final = 65_536
 """Stems that are remembered for each language, some MB: a stemmer written in Python takes 20 µs for
 a word, and the words of real text repeat."""
 
-_NUMBERS_KEPT: Final = 262_144
-"""Words whose numbers are remembered for each language, some 40 MB; then they are forgotten."""
+_NUMBERS_KEPT: Final = 131_072
+"""Words whose numbers are remembered for each language, some 20 MB; then they are forgotten."""
 
 _LONG_WORD: Final = 64
 """Characters from where on a word is neither stemmed nor remembered: no language inflects one so
