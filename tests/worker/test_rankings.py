@@ -52,6 +52,9 @@ def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shoal_worker.segments.MAX_ROWS", 7)
     monkeypatch.setattr("shoal_worker.segments._LEVEL_BITS", 2)
     monkeypatch.setattr("shoal_worker.text_ranking._SCANNED_DOCUMENTS", 3)
+    # Some is kept from measuring to ranking, and some is too much.
+    monkeypatch.setattr("shoal_worker.text_ranking._KEPT_BYTES", 400_000)
+    monkeypatch.setattr("shoal_worker.text_ranking._MOST_SHARE", 1_000)
     monkeypatch.setattr("shoal_worker.sparse_ranking._SCANNED_ROWS", 3)
 
 

@@ -118,7 +118,7 @@ def test_a_value_in_a_wrong_place_is_noticed(
         txn.put(second, one, db=database)
 
     environment.write(swap)
-    found = Found([7, 8])
+    found = Found([7, 8], None)
     with environment.read() as txn, pytest.raises(DamagedIndexError):
         found.add_segments(txn, segments, np.empty(0, np.uint32), lambda: None)
 

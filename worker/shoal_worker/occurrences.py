@@ -21,7 +21,7 @@ from shoal_worker.segment_format import Contents, Posting, among
 from shoal_worker.segments import Segments
 from shoal_worker.state import Pinned
 
-__all__ = ["Found", "Part", "RankedRows", "best"]
+__all__ = ["Best", "Found", "Part", "RankedRows"]
 
 _CHECK_EVERY: Final = 64
 
@@ -60,17 +60,17 @@ class Found:
 
     Attributes:
         numbers: Those sought, ascending, none twice.
+        take: Given the rows that have one, part by part; no row is in two. None: only counted.
         row_count: Rows that hold anything.
         length_sum: Of their lengths.
         frequencies: How many rows have each number, shape ``(numbers,)``.
-        parts: The rows that have one; no row is in two.
     """
 
     numbers: Sequence[int]
+    take: Callable[[Part], None] | None
     row_count: int = 0
     length_sum: int = 0
     frequencies: npt.NDArray[np.int64] = field(init=False)
-    parts: list[Part] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.frequencies = np.zeros(len(self.numbers), np.int64)
@@ -81,8 +81,6 @@ class Found:
         segments: Segments,
         without: npt.NDArray[np.uint32],
         check: Callable[[], None],
-        *,
-        only_count: bool = False,
     ) -> None:
         """Look in segments.
 
@@ -91,7 +89,6 @@ class Found:
             segments: Where.
             without: Rows that do not count there, sorted.
             check: Called now and then; what it raises ends the search.
-            only_count: Whether the parts are not wanted.
 
         Raises:
             DamagedIndexError: If they are not what was stored.
@@ -104,11 +101,9 @@ class Found:
             lengths = segment.lengths if is_live is None else segment.lengths[is_live]
             self.length_sum += int(lengths.sum(dtype=np.int64))
             postings = segments.postings(txn, segment, self.numbers)
-            self._add(
-                segment.rows, segment.lengths, is_live, postings, check, only_count=only_count
-            )
+            self._add(segment.rows, segment.lengths, is_live, postings, check)
 
-    def add_contents(self, contents: Contents, *, only_count: bool = False) -> None:
+    def add_contents(self, contents: Contents) -> None:
         """Look in rows that were counted directly."""
         self.row_count += len(contents.rows)
         self.length_sum += int(contents.lengths.sum(dtype=np.int64))
@@ -120,9 +115,7 @@ class Found:
             for number, start, end in zip(self.numbers, starts, ends, strict=True)
             if end > start
         )
-        self._add(
-            contents.rows, contents.lengths, None, postings, lambda: None, only_count=only_count
-        )
+        self._add(contents.rows, contents.lengths, None, postings, lambda: None)
 
     def _add(
         self,
@@ -131,8 +124,6 @@ class Found:
         is_live: npt.NDArray[np.bool_] | None,
         postings: Iterable[Posting],
         check: Callable[[], None],
-        *,
-        only_count: bool,
     ) -> None:
         positions = {number: position for position, number in enumerate(self.numbers)}
         kept: list[tuple[int, npt.NDArray[np.uint16], npt.NDArray[np.generic]]] = []
@@ -144,17 +135,11 @@ class Found:
                 live = is_live[places]
                 places, weights = places[live], weights[live]
             self.frequencies[positions[number]] += len(places)
-            if len(places) and not only_count:
+            if len(places) and self.take is not None:
                 has_one[places] = True
                 kept.append((positions[number], places, weights))
-        if not kept:
-            return
-        self.parts.append(Part(rows, lengths, has_one, kept))
-
-    @property
-    def size_bytes(self) -> int:
-        """What it weighs."""
-        return self.frequencies.nbytes + sum(part.size_bytes for part in self.parts)
+        if kept and self.take is not None:
+            self.take(Part(rows, lengths, has_one, kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,47 +155,57 @@ class RankedRows:
     distances: npt.NDArray[np.float64]
 
 
-def best(
-    pinned: Pinned,
-    parts: Sequence[Part],
-    distances_of: Callable[[Part], npt.NDArray[np.float64]],
-    selection: Selection,
-    limit: int,
-    check: Callable[[], None],
-) -> RankedRows:
-    """Give the best rows that match.
+class Best:
+    """The best rows that match, of the parts that it was given.
 
     Args:
         pinned: The shard.
-        parts: Its candidates.
-        distances_of: Gives the distance of each row of a part; of one that has none of the
-            numbers, any.
-        selection: Which of them match.
-        limit: How many.
+        distances_of: Gives the distance of each row of a part; of one that has none of the numbers,
+            any.
+        selection: Which rows match.
+        limit: How many are wanted.
         check: Called now and then; what it raises ends the search.
 
     Raises:
         InvalidArgumentError: A filter is not one.
     """
-    matching = None
-    if not selection.is_everything:
-        matching = select(pinned.source, selection, check=check).array()
-    all_rows: list[npt.NDArray[np.uint32]] = [np.empty(0, np.uint32)]
-    all_distances: list[npt.NDArray[np.float64]] = [np.empty(0)]
-    for part in parts:
-        check()
+
+    def __init__(
+        self,
+        pinned: Pinned,
+        distances_of: Callable[[Part], npt.NDArray[np.float64]],
+        selection: Selection,
+        limit: int,
+        check: Callable[[], None],
+    ) -> None:
+        self._matching: npt.NDArray[np.uint32] | None = None
+        if not selection.is_everything:
+            self._matching = select(pinned.source, selection, check=check).array()
+        self._distances_of = distances_of
+        self._limit = limit
+        self._check = check
+        self._best = RankedRows(np.empty(0, np.uint32), np.empty(0))
+
+    def take(self, part: Part) -> None:
+        """Take the best of a part."""
+        self._check()
         held = np.flatnonzero(part.has_one)
         rows = part.rows[held]
-        if matching is not None:
-            is_matching = among(rows, matching)
+        if self._matching is not None:
+            is_matching = among(rows, self._matching)
             rows, held = rows[is_matching], held[is_matching]
-        distances = distances_of(part)[held]
+        distances = self._distances_of(part)[held]
+        limit = self._limit
         if len(rows) > limit:
             # With all that are equal to the last: of them the first rows count.
             kept = distances <= np.partition(distances, limit - 1)[limit - 1]
             rows, distances = rows[kept], distances[kept]
-        all_rows.append(rows)
-        all_distances.append(distances)
-    rows, distances = np.concatenate(all_rows), np.concatenate(all_distances)
-    order = np.lexsort((rows, distances))[:limit]
-    return RankedRows(rows[order], distances[order])
+        rows = np.concatenate((self._best.rows, rows))
+        distances = np.concatenate((self._best.distances, distances))
+        order = np.lexsort((rows, distances))[:limit]
+        self._best = RankedRows(rows[order], distances[order])
+
+    @property
+    def ranked(self) -> RankedRows:
+        """What is best so far."""
+        return self._best

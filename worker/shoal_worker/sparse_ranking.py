@@ -15,7 +15,7 @@ import numpy.typing as npt
 from shoal.errors import InvalidArgumentError
 from shoal_worker.environment import Transaction
 from shoal_worker.matching import Selection
-from shoal_worker.occurrences import Found, Part, RankedRows, best
+from shoal_worker.occurrences import Best, Found, Part, RankedRows
 from shoal_worker.rows import rows_of
 from shoal_worker.sealed import DamagedIndexError
 from shoal_worker.segment_format import Contents
@@ -39,7 +39,7 @@ def measure_sparse(
     """
     index = _index(pinned, key)
     numbers = [*index.dimensions(key, indices).tolist(), index.presence(key)]
-    found = _found(pinned, index, numbers, check, only_count=True)
+    found = _found(pinned, index, numbers, lambda: None, check)
     *frequencies, count = found.frequencies.tolist()
     return count, frequencies
 
@@ -59,7 +59,6 @@ def rank_sparse(
         InvalidArgumentError: The collection declares no such key, or a filter is not one.
     """
     index = _index(pinned, key)
-    found = _found(pinned, index, index.dimensions(key, indices).tolist(), check)
 
     def distances_of(part: Part) -> npt.NDArray[np.float64]:
         products = np.zeros(len(part.rows), np.float64)
@@ -70,7 +69,15 @@ def rank_sparse(
             np.add.at(products, places.astype(np.intp), weighed)
         return 1.0 - products
 
-    return best(pinned, found.parts, distances_of, selection, limit, check)
+    # One for each attempt: of two the first met damage.
+    attempts: list[Best] = []
+
+    def begin() -> Callable[[Part], None]:
+        attempts.append(Best(pinned, distances_of, selection, limit, check))
+        return attempts[-1].take
+
+    _found(pinned, index, index.dimensions(key, indices).tolist(), begin, check)
+    return attempts[-1].ranked
 
 
 def _index(pinned: Pinned, key: str) -> SparseIndex:
@@ -84,28 +91,28 @@ def _found(
     pinned: Pinned,
     index: SparseIndex,
     numbers: Sequence[int],
+    begin: Callable[[], Callable[[Part], None] | None],
     check: Callable[[], None],
-    *,
-    only_count: bool = False,
 ) -> Found:
+    """Find dimensions; `begin` gives what takes the parts, anew if the index proves damaged."""
     txn, store, indexes = pinned.txn, pinned.store, pinned.indexes
     try:
         uncovered = indexes.uncovered(txn, index, pinned.state.meta, remember=True)
         if uncovered is not None:
-            found = Found(numbers)
+            found = Found(numbers, begin())
             rows = rows_of(uncovered)
-            found.add_segments(txn, index.segments, rows, check, only_count=only_count)
+            found.add_segments(txn, index.segments, rows, check)
             for contents in _counted(txn, store, index, iter(rows.tolist())):
                 check()
-                found.add_contents(contents, only_count=only_count)
+                found.add_contents(contents)
             return found
     except DamagedIndexError:
         indexes.report_damage(index)
-    found = Found(numbers)
+    found = Found(numbers, begin())
     every = (row for row, _ in store.rows_from(txn, 0))
     for contents in _counted(txn, store, index, every):
         check()
-        found.add_contents(contents, only_count=only_count)
+        found.add_contents(contents)
     return found
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_worker.matching import Selection
-from shoal_worker.occurrences import Found, Part, RankedRows, best
+from shoal_worker.occurrences import Best, Found, Part, RankedRows
 from shoal_worker.rows import rows_of
 from shoal_worker.sealed import DamagedIndexError
 from shoal_worker.segment_format import Contents
@@ -39,6 +39,9 @@ _SCANNED_BYTES: Final = 4 * 1024 * 1024
 _KEPT_BYTES: Final = 64 << 20
 """What the scans that are kept may weigh together."""
 
+_MOST_SHARE: Final = 4
+"""Of that, what the parts of one scan may weigh: a quarter."""
+
 _ENTRY_BYTES: Final = 100_000
 """What a scan is taken to weigh beside its arrays: above the longest text, so that the bound also
 bounds how many are kept."""
@@ -50,16 +53,17 @@ class Occurrences:
 
     Attributes:
         terms: The text's terms, each once, by ascending number.
-        found: What was found of their numbers; rows are documents, lengths are terms.
+        found: What was counted of their numbers; rows are documents, lengths are terms.
+        analyzer: What made the terms.
+        parts: The documents that have one; None if that is too much to be kept.
+        size_bytes: What it weighs.
     """
 
     terms: tuple[str, ...]
     found: Found
-
-    @property
-    def size_bytes(self) -> int:
-        """What it weighs."""
-        return self.found.size_bytes + _ENTRY_BYTES
+    analyzer: Analyzer
+    parts: Sequence[Part] | None
+    size_bytes: int
 
 
 class Scans:
@@ -111,21 +115,51 @@ def _occurrences(
     numbered = {number_of(term): term for term in chosen.terms(query)}
     numbers = sorted(numbered)
     terms = tuple(numbered[number] for number in numbers)
-    found = _found(pinned, numbers, chosen, check)
-    found.parts = [part.kept() for part in found.parts]
-    return Occurrences(terms, found)
+
+    # One for each attempt: of two the first met damage.
+    attempts: list[_Kept] = []
+
+    def begin() -> Callable[[Part], None]:
+        attempts.append(_Kept())
+        return attempts[-1].take
+
+    found = _found(pinned, numbers, chosen, begin, check)
+    kept = attempts[-1]
+    size = kept.size_bytes + found.frequencies.nbytes + _ENTRY_BYTES
+    return Occurrences(terms, found, chosen, kept.parts, size)
+
+
+class _Kept:
+    """Parts that are kept, unless they are too many."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] | None = []
+        self.size_bytes = 0
+
+    def take(self, part: Part) -> None:
+        if self.parts is None:
+            return
+        self.parts.append(part.kept())
+        self.size_bytes += self.parts[-1].size_bytes
+        if self.size_bytes > _KEPT_BYTES // _MOST_SHARE:
+            self.parts, self.size_bytes = None, 0
 
 
 def _found(
-    pinned: Pinned, numbers: list[int], chosen: Analyzer, check: Callable[[], None]
+    pinned: Pinned,
+    numbers: Sequence[int],
+    chosen: Analyzer,
+    begin: Callable[[], Callable[[Part], None]],
+    check: Callable[[], None],
 ) -> Found:
+    """Find terms; `begin` gives what takes the parts, anew if the index proves damaged."""
     txn, store, indexes = pinned.txn, pinned.store, pinned.indexes
     index = indexes.terms
     if index is not None and index.analyzer is chosen:
         try:
             uncovered = indexes.uncovered(txn, index, pinned.state.meta, remember=True)
             if uncovered is not None:
-                found = Found(numbers)
+                found = Found(numbers, begin())
                 rows = rows_of(uncovered)
                 found.add_segments(txn, index.segments, rows, check)
                 values = ((row, store.value(txn, store.documents, row)) for row in rows.tolist())
@@ -134,7 +168,7 @@ def _found(
                 return found
         except DamagedIndexError:
             indexes.report_damage(index)
-    found = Found(numbers)
+    found = Found(numbers, begin())
     _add_documents(found, store.documents_of(txn), chosen, check)
     return found
 
@@ -210,4 +244,17 @@ def rank(
             np.add.at(scores, at, of_position[position] * (counts / (counts + damping[at])))
         return -scores
 
-    return best(pinned, occurrences.found.parts, distances_of, selection, limit, check)
+    # One for each attempt: of two the first met damage.
+    attempts: list[Best] = []
+
+    def begin() -> Callable[[Part], None]:
+        attempts.append(Best(pinned, distances_of, selection, limit, check))
+        return attempts[-1].take
+
+    if occurrences.parts is None:
+        _found(pinned, occurrences.found.numbers, occurrences.analyzer, begin, check)
+    else:
+        take = begin()
+        for part in occurrences.parts:
+            take(part)
+    return attempts[-1].ranked
