@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -349,6 +350,24 @@ def test_an_asyncio_client_can_be_used_by_one_event_loop_after_another() -> None
         client = shoal.AsyncClient("127.0.0.1", port, timeout=5)
         for _ in range(3):
             assert asyncio.run(client.heartbeat()) == 1
+
+
+async def test_a_client_that_is_closed_under_a_call_says_so_and_cancels_nobody() -> None:
+    release = threading.Event()
+
+    def held(request: Any) -> Any:
+        release.wait(10)
+        return admin.HeartbeatResponse(nanoseconds=1)
+
+    with serving(_fake(Heartbeat=held)) as port:
+        client = shoal.AsyncClient("127.0.0.1", port, timeout=5)
+        call = asyncio.create_task(client.heartbeat())
+        await asyncio.sleep(0.2)
+        await client.close()
+        with pytest.raises(shoal.FailedPreconditionError, match="closed"):
+            await call
+        assert not call.cancelled()
+        release.set()
 
 
 def test_a_client_works_after_a_fork() -> None:

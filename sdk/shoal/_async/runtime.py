@@ -12,6 +12,8 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+import grpc.aio
+
 if TYPE_CHECKING:
     from shoal._embedded import Store
 
@@ -27,6 +29,16 @@ Mutex = contextlib.nullcontext
 
 Place = tuple[int, int]
 """Where a channel may be used: it does not survive a fork, nor work on another event loop."""
+
+
+CLOSED = (asyncio.CancelledError, grpc.aio.UsageError)
+"""What gRPC raises in a call whose channel is closed under it, and perhaps for other reasons."""
+
+
+def is_of_closed_channel(error: BaseException) -> bool:
+    """Whether one of `CLOSED` says so: the task itself was not cancelled."""
+    task = asyncio.current_task()
+    return isinstance(error, grpc.aio.UsageError) or task is None or task.cancelling() == 0
 
 
 def current_place() -> Place:

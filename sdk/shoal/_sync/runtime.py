@@ -28,6 +28,15 @@ Place = tuple[int, int]
 """Where a channel may be used: it does not survive a fork."""
 
 
+CLOSED = (ValueError,)
+"""What gRPC raises in a call whose channel is closed under it, and perhaps for other reasons."""
+
+
+def is_of_closed_channel(error: BaseException) -> bool:
+    """Whether one of `CLOSED` says so; gRPC has no class for it."""
+    return "closed" in str(error)
+
+
 def current_place() -> Place:
     """Return the place in which this call runs."""
     return os.getpid(), 0

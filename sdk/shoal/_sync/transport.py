@@ -170,6 +170,10 @@ class ChannelTransport:
                 address=str(self._address),
                 timeout_s=timeout_s,
             ) from None
+        except runtime.CLOSED as error:
+            if not runtime.is_of_closed_channel(error):
+                raise
+            raise errors.FailedPreconditionError("this client has been closed") from None
 
 
 class EmbeddedTransport:

@@ -230,7 +230,8 @@ class DirectoryStore:
         """Remove what interrupted puts left."""
         aside = self._root / _ASIDE
         oldest = time.time() - _STALE_AFTER_S
-        with suppress(FileNotFoundError):
+        # A directory that is none, or cannot be read: whoever uses it says so.
+        with suppress(OSError):
             for path in aside.iterdir():
                 with suppress(FileNotFoundError):
                     if path.stat().st_mtime < oldest:

@@ -120,7 +120,14 @@ def store_url(text: str) -> str:
     Raises:
         FailedPreconditionError: If it names no store.
     """
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise FailedPreconditionError(
+            f"the snapshot store {text[:100]!r} is no URL: {error}"
+        ) from None
+    if "\0" in unquote(text):
+        raise FailedPreconditionError("the snapshot store's name has a NUL character")
     if parts.scheme in REMOTE_SCHEMES:
         return text.rstrip("/")
     if parts.scheme == "file":

@@ -14,11 +14,18 @@ from shoal.errors import FailedPreconditionError
 from shoal.server.methods import MAX_MESSAGE_BYTES
 from shoal.server.tls import ChannelTls, FixedTls
 
-__all__ = ["AddressedChannel", "bind", "channel", "server"]
+__all__ = [
+    "KEEPALIVE_MS",
+    "MIN_PING_INTERVAL_MS",
+    "AddressedChannel",
+    "bind",
+    "channel",
+    "server",
+]
 
 _MAX_METADATA_BYTES: Final = 64 * 1024
-_MIN_PING_INTERVAL_MS: Final = 5_000
-_KEEPALIVE_MS: Final = 20_000
+MIN_PING_INTERVAL_MS: Final = 5_000
+KEEPALIVE_MS: Final = 20_000
 _KEEPALIVE_TIMEOUT_MS: Final = 10_000
 _SERVER_KEEPALIVE_MS: Final = 60_000
 # A process that was restarted at its old address should be found again at once: a first attempt
@@ -73,7 +80,7 @@ def server(
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
             # Clients that ping idle connections would else be sent away with GOAWAY.
             # (The key of what grpc.h calls MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS has no "recv".)
-            ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ("grpc.keepalive_permit_without_calls", 1),
             # A peer that vanished without a word would hold its connection, and what it was
             # sending, for hours.
@@ -257,7 +264,7 @@ def channel(
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
-            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             ("grpc.initial_reconnect_backoff_ms", _FIRST_RECONNECT_MS),
             ("grpc.min_reconnect_backoff_ms", _FIRST_RECONNECT_MS),
