@@ -199,7 +199,10 @@ class Environment:
             **self._open_databases(databases, create),
             **self._open_databases(derived, True),
         }
-        self._gate = threading.Condition()
+        # Of the gate, as it is entered by those who need not wait: a condition's own way is written
+        # in Python.
+        self._gate_lock = threading.RLock()
+        self._gate = threading.Condition(self._gate_lock)
         self._live = 0  # guarded by _gate: transactions that are under way
         self._shut = False  # guarded by _gate: no new transaction may begin
         self._closed = False  # guarded by _gate
@@ -230,7 +233,7 @@ class Environment:
         return self._shut
 
     def _enter(self) -> None:
-        with self._gate:
+        with self._gate_lock:
             while self._shut and not self._closed:
                 self._gate.wait()
             if self._closed:
@@ -238,7 +241,7 @@ class Environment:
             self._live += 1
 
     def _leave(self) -> None:
-        with self._gate:
+        with self._gate_lock:
             self._live -= 1
             if self._live == 0 and self._shut:
                 self._gate.notify_all()
