@@ -79,9 +79,13 @@ def test_data_lies_in_a_volume_of_its_own_and_below_its_root(
     compose: dict[str, Any], settings: dict[str, RoleSettings]
 ) -> None:
     volumes = []
+    coordinator = settings["coordinator"]
+    assert isinstance(coordinator, CoordinatorSettings)
     for name, role in settings.items():
         if isinstance(role, CoordinatorSettings | WorkerSettings):
-            (volume,) = compose["services"][name]["volumes"]
+            volume, snapshots = compose["services"][name]["volumes"]
+            # What the coordinator names is the same directory for all who take part.
+            assert snapshots == f"snapshots:{coordinator.snapshot_store}"
             source, _, target = volume.partition(":")
             volumes.append(source)
             assert str(role.data_dir.parent) == target
