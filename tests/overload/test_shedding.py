@@ -195,6 +195,30 @@ async def test_a_call_whose_time_is_up_before_its_turn_is_not_begun(served: Serv
     assert served.collections.begun - begun <= 3
 
 
+async def test_a_call_whose_caller_has_gone_before_its_turn_is_not_begun(served: Served) -> None:
+    await served.count()
+    served.collections.blocks_loop_s = 0.5
+    begun = served.collections.begun
+    with grpc.insecure_channel(str(served.channel.address)) as channel:  # type: ignore[attr-defined]
+        stub: Any = collection_service_pb2_grpc.CollectionServiceStub(channel)
+        request = collection_service_pb2.CountCollectionsRequest()
+
+        def come_and_go() -> None:
+            first = stub.CountCollections.future(request, timeout=10)
+            while served.collections.begun == begun:
+                time.sleep(0.001)
+            gone = [stub.CountCollections.future(request, timeout=10) for _ in range(20)]
+            time.sleep(0.05)
+            for call in gone:
+                call.cancel()
+            first.result()
+
+        await asyncio.to_thread(come_and_go)
+        served.collections.blocks_loop_s = 0.0
+        await served.count()
+    assert served.collections.begun - begun <= 4
+
+
 async def test_a_refusal_travels_with_its_reason_and_retry_info(served: Served) -> None:
     await _stand_still(served)
     method: Any = served.channel.unary_unary("/shoal.v1.CollectionService/CountCollections")
