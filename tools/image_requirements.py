@@ -22,7 +22,9 @@ _HEAD: Final = """\
 def main() -> int:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     report = subprocess.run(
-        [*pip, "--report", "-", f"{ROOT}[server,objects,tracing]"], stdout=subprocess.PIPE, check=True
+        [*pip, "--report", "-", f"{ROOT}[server,objects,tracing]"],
+        stdout=subprocess.PIPE,
+        check=True,
     ).stdout
     found = (item["metadata"] for item in json.loads(report)["install"])
     pins = {re.sub(r"[-_.]+", "-", m["name"]).lower(): m["version"] for m in found}
