@@ -32,18 +32,16 @@ from shoal.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
-    ShoalError,
     UnavailableError,
 )
 from shoal.internal.v1.snapshot_pb2 import StoredShard
 from shoal.server import open_files
 from shoal.server.crash import crash_point
-from shoal_worker import metrics
-from shoal_worker.copying import Copy, Throttle, copy_shard
+from shoal_worker.cuts import CutPart, WorkerCut
 from shoal_worker.environment import STANDING_MAP_BYTES, EnvironmentClosedError
 from shoal_worker.holds import Hold, lost_hold
 from shoal_worker.shard import Cut, Shard
-from shoal_worker.store import Meta, Store
+from shoal_worker.store import Meta
 from shoal_worker.storing import Storing
 from shoal_worker.writes import Batch
 
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
     from shoal_worker.holding import Holding
     from shoal_worker.worker import Worker
 
-__all__ = ["CutPart", "Cutting", "WorkerCut"]
+__all__ = ["Cutting"]
 
 _logger: Final = structlog.get_logger(__name__)
 
@@ -106,97 +104,6 @@ class _Attempt:
     in_use: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     ended: list[list[Batch]] = field(default_factory=list)
     timer: threading.Timer | None = None
-
-
-@dataclass(slots=True)
-class CutPart:
-    """One shard of a cut.
-
-    Attributes:
-        shard_id: The shard.
-        meta: What it knew about itself.
-        source: What is copied; None when that is done, for then the shard may be closed.
-        copied: Its copy, once it is written; None if it was not needed.
-        is_known: Whether the store has a copy of it, so that none is needed.
-    """
-
-    shard_id: str
-    meta: Meta
-    source: tuple[Cut, Store] | None
-    copied: Future[Copy | None] = field(default_factory=Future)
-    is_known: bool = False
-
-
-class WorkerCut:
-    """A cut: its parts, and what is done with them.
-
-    Attributes:
-        parts: By shard, in the order of the call.
-        directory: Where the copies lie.
-        is_released: Whether nobody wants it any more.
-    """
-
-    def __init__(self, cut_id: str, cluster_id: str, parts: dict[str, CutPart], directory: Path):
-        self.cut_id = cut_id
-        self.cluster_id = cluster_id
-        self.parts = parts
-        self.directory = directory
-        self.is_released = False
-        self.in_use = contextlib.ExitStack()
-        self.copied_all: Future[None] = Future()
-        self.storing: Storing | None = None
-        self.asked_at = time.monotonic()
-
-    def copy_all(self) -> None:
-        """Write the copies, small ones first, whose readers then need not stand for long."""
-        throttle = Throttle()
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            for part in sorted(self.parts.values(), key=lambda p: p.meta.record_count):
-                self._copy(part, throttle)
-        except OSError as error:
-            for part in self.parts.values():
-                if not part.copied.done():
-                    part.copied.set_exception(
-                        UnavailableError(f"copies of shards cannot be written: {error}")
-                    )
-        finally:
-            for part in self.parts.values():
-                _let_go_of(part)
-                if not part.copied.done():
-                    part.copied.set_result(None)
-            self.in_use.close()
-            self.copied_all.set_result(None)
-
-    def _copy(self, part: CutPart, throttle: Throttle) -> None:
-        begin = time.perf_counter()
-        assert part.source is not None
-        cut, store = part.source
-        try:
-            copy = copy_shard(
-                cut,
-                store,
-                self.directory / part.shard_id,
-                lambda: self.is_released or part.is_known,
-                throttle,
-            )
-        except ShoalError as error:
-            part.copied.set_exception(error)
-            _logger.warning("shard_not_copied", shard_id=part.shard_id, error=str(error))
-            return
-        finally:
-            _let_go_of(part)
-        crash_point("shard_copied")
-        part.copied.set_result(copy)
-        if copy is not None:
-            metrics.COPIED_BYTES.inc(copy.size_bytes)
-            _logger.info(
-                "shard_copied",
-                shard_id=part.shard_id,
-                sequence=part.meta.sequence,
-                size_bytes=copy.size_bytes,
-                seconds=round(time.perf_counter() - begin, 3),
-            )
 
 
 class Cutting:
@@ -494,12 +401,6 @@ def _void(cut_id: str) -> FailedPreconditionError:
     return FailedPreconditionError(
         f"the shards are not held any more: cut {cut_id} is not known, or its time has run out"
     )
-
-
-def _let_go_of(part: CutPart) -> None:
-    if part.source is not None:
-        part.source[0].reader.close()
-        part.source = None
 
 
 def _close_reader(future: Future[Cut]) -> None:

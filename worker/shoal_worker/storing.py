@@ -23,7 +23,7 @@ from shoal_worker.copies import COPY_FORMAT
 
 if TYPE_CHECKING:
     from shoal_worker.copying import Copy
-    from shoal_worker.cutting import CutPart, WorkerCut
+    from shoal_worker.cuts import CutPart, WorkerCut
 
 __all__ = ["Storing"]
 
