@@ -14,7 +14,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import DataLossError, FailedPreconditionError, ShoalError, UnavailableError
+from shoal.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    ShoalError,
+    UnavailableError,
+    UnimplementedError,
+)
 from shoal.internal.v1 import catalog_service_pb2 as catalog_api
 from shoal.internal.v1 import membership_service_pb2 as membership_api
 from shoal.internal.v1 import routing_service_pb2 as routing_api
@@ -151,6 +157,11 @@ class FakeWorker:
         return worker_api.DescribeWorkerResponse(
             worker_id=self.worker_id, process_id=self.process_id, cluster_id=self.cluster_id
         )
+
+    async def _refuse_copying(self, request: Any, context: CallContext) -> Any:
+        raise UnimplementedError("these workers have nothing to copy")
+
+    hold_shards = cut_shards = release_cut = store_cut = fill_shard = _refuse_copying
 
 
 class FakeClock:

@@ -294,6 +294,11 @@ class MemoryWorker:
         self.shards.pop(request.deletion.shard_id, None)
         return worker_service_pb2.DeleteShardResponse()
 
+    async def refuse_copying(self, request: Any, context: CallContext) -> Any:
+        raise UnimplementedError("a worker in memory has nothing to copy")
+
+    hold_shards = cut_shards = release_cut = store_cut = fill_shard = refuse_copying
+
     async def describe_worker(
         self, request: worker_service_pb2.DescribeWorkerRequest, _context: CallContext
     ) -> worker_service_pb2.DescribeWorkerResponse:
