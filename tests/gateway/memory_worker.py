@@ -265,6 +265,11 @@ class MemoryWorker:
     ) -> worker_service_pb2.RankTextResponse:
         raise UnimplementedError("a worker in memory ranks no texts")
 
+    async def refuse_sparse(self, _request: Any, _context: CallContext) -> Any:
+        raise UnimplementedError("a worker in memory has no sparse vectors")
+
+    measure_sparse = rank_sparse = refuse_sparse
+
     async def _enter(self, request: Any) -> None:
         self.calls.append(type(request).__name__)
         self.requests.append(request)
