@@ -27,6 +27,9 @@ _RECORDS_PER_UNIT: Final = 100
 _PAGE: Final = 1_000
 """What a page is taken for that sets no limit."""
 
+_ID_BYTES: Final = 16
+"""Of a record whose vector is the query, roughly."""
+
 _QUERY: Final = "shoal.v1.RecordService/Query"
 _GET: Final = frozenset({"shoal.v1.RecordService/Get", "shoal.v1.RecordService/ListIds"})
 
@@ -42,9 +45,9 @@ def cost_of(method: str, request: Message, size: int) -> float:
     asked: Any = request
     cost = 1.0 + size / _BYTES_PER_UNIT
     if method == _QUERY:
-        vectors = asked.query_vectors
-        count = len(vectors.values) // (4 * vectors.dimension) if vectors.dimension else 0
-        count = max(1, count, len(asked.query_ids.values))
+        # Queries are what a request is made of: looking at each part of it would cost more than
+        # this has to be exact.
+        count = max(1, size // (4 * asked.query_vectors.dimension or _ID_BYTES))
         # As much as may be asked for at all: what is refused for asking more costs nothing.
         cost += min(count * asked.n_results, 1_000_000) / _MATCHES_PER_UNIT
     elif method in _GET:
