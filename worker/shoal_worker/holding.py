@@ -27,6 +27,7 @@ from shoal.internal.v1.catalog_pb2 import CollectionEntry, ShardDeletion
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal_worker import metrics
 from shoal_worker.environment import EnvironmentClosedError
+from shoal_worker.file_sizes import size_of_files
 from shoal_worker.holds import EndedBatches
 from shoal_worker.identity import (
     IDENTITY_FORMAT,
@@ -285,7 +286,7 @@ class HeldShards:
             if holding.summary is None:
                 # What is closed does not change: it is looked at once.
                 meta = peek(path, holding.identity)
-                size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+                size = size_of_files(path)
                 holding.summary = Summary(meta.record_count, 0, meta.sequence, size)
             return holding.summary
 

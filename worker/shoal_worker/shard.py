@@ -54,6 +54,7 @@ from shoal_worker.environment import (
     StandingReader,
     Transaction,
 )
+from shoal_worker.file_sizes import size_of_files
 from shoal_worker.fresh import FRESH_OVERHEAD_BYTES
 from shoal_worker.graph import DamagedCheckpointError, Graph
 from shoal_worker.graph_vectors import Deaths, GraphVectors
@@ -689,7 +690,7 @@ class Shard:
 
     def disk_bytes(self) -> int:
         """Give the bytes of the shard's files."""
-        return sum(path.stat().st_size for path in self.directory.iterdir() if path.is_file())
+        return size_of_files(self.directory)
 
     # Closing.
 
