@@ -86,6 +86,21 @@ def given_of(**given: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def flip_first_change(shard: SingleShard) -> None:
+    """Damage the oldest entry of the journal."""
+    environment = shard.open._environment
+
+    def flip(txn: Transaction) -> None:
+        database = environment.databases["changes"]
+        with txn.cursor(db=database) as cursor:
+            assert cursor.first()
+            key, value = bytes(cursor.key()), bytearray(cursor.value())
+        value[0] ^= 1
+        txn.put(key, bytes(value), db=database)
+
+    environment.write(flip)
+
+
 def finish(shard: SingleShard) -> None:
     """Take everything in, which must come to an end."""
     for _ in range(1000):
@@ -291,20 +306,36 @@ async def test_a_damaged_entry_of_the_journal_that_only_some_indexes_need_is_got
     with monkeypatch.context() as patch:
         patch.setattr(MetadataIndex, "step_rows", 1)
         advance(shard.open)
-    environment = shard.open._environment
-
-    def flip(txn: Transaction) -> None:
-        database = environment.databases["changes"]
-        with txn.cursor(db=database) as cursor:
-            assert cursor.first()
-            key, value = bytes(cursor.key()), bytearray(cursor.value())
-        value[0] ^= 1
-        txn.put(key, bytes(value), db=database)
-
-    environment.write(flip)
+    flip_first_change(shard)
     finish(shard)
 
     assert await shard.count(where={"k": {"$gte": 4}}) == 1
     with shard.open.pin() as pinned:
         for name in JOURNAL_DATABASES:
-            assert pinned.txn.stat(environment.databases[name])["entries"] == 0
+            assert pinned.txn.stat(shard.open._environment.databases[name])["entries"] == 0
+
+
+@pytest.mark.parametrize("is_one_missing", [False, True])
+async def test_a_shard_opens_with_a_damaged_journal(
+    worker: Worker, shard: SingleShard, tmp_path: Path, is_one_missing: bool
+) -> None:
+    worker.indexing.pause()
+    await shard.upsert(["a", "b"], [[1.0], [2.0]], [{"k": 1}, {"k": 2}])
+    flip_first_change(shard)
+    if is_one_missing:
+        environment = shard.open._environment
+        environment.write(
+            lambda txn: txn.delete(TextIndex.name.encode(), db=environment.databases["indexes"])
+        )
+    await worker.close()
+
+    again = await started(tmp_path / "worker")
+    shard = shard.on(again)
+    assert await shard.count(where={"k": {"$gte": 2}}) == 1
+    for _ in range(200):
+        if not shard.open.indexes.lag:
+            break
+        await asyncio.sleep(0.05)
+    assert not shard.open.indexes.lag
+    assert await shard.count(where={"k": {"$gte": 2}}) == 1
+    await again.close()

@@ -341,7 +341,14 @@ class Indexes:
         left, unbuilt = {}, set()
         for index in self.all:
             coverage = self.coverage(txn, index)
-            left[index.name] = self.journal.count_after(txn, coverage.position) if coverage else 0
+            try:
+                left[index.name] = (
+                    self.journal.count_after(txn, coverage.position) if coverage else 0
+                )
+            except DamagedIndexError:
+                # Nobody can say what changed: it is built again, and what is open stays so.
+                left[index.name] = 0
+                self.report_damage(index)
             if coverage is None or not coverage.is_built:
                 unbuilt.add(index.name)
         with self._lock:

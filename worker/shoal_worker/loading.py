@@ -31,7 +31,7 @@ from shoal_worker.graph_vectors import Deaths, GraphVectors
 from shoal_worker.identity import Configuration
 from shoal_worker.indexes import Indexes
 from shoal_worker.record_files import RECORDS_FILE, discard_copy
-from shoal_worker.sealed import DamagedIndexError, DamagedValueError
+from shoal_worker.sealed import DamagedValueError
 from shoal_worker.state import State
 from shoal_worker.store import DATABASES, FORMAT, Meta, Store
 from shoal_worker.vector_file import DamagedVectorsError, VectorFile
@@ -200,10 +200,7 @@ def _load_indexes(
     with environment.read() as txn:
         unusable = indexes.unusable(txn, meta)
         if not unusable:
-            try:
-                indexes.count_backlog(txn)
-            except DamagedIndexError:
-                unusable = list(indexes.all)
+            indexes.count_backlog(txn)
     if unusable:
         environment.write(lambda txn: indexes.drop(txn, meta, unusable))
         indexes.dropped(unusable)
