@@ -90,7 +90,7 @@ def test_dear_calls_fill_it_sooner_than_cheap_ones() -> None:
     _served(admission, clock, each_s=0.001, count=2_000)
     for _ in range(ALWAYS_ADMITTED):
         admission.enter().weigh(10.0)
-    with pytest.raises(OverloadedError, match=r"take 0\.64 s") as caught:
+    with pytest.raises(OverloadedError, match=r"take 0\.64 s, of at most 0\.5") as caught:
         admission.enter()
     assert caught.value.retry_after_s == pytest.approx(0.64)
 
@@ -117,6 +117,26 @@ def test_a_server_that_comes_to_a_standstill_refuses_soon_and_recovers() -> None
         admission.leave(place)
     _served(admission, clock, each_s=0.001, count=2_000)
     assert len(_filled(admission)) > 400
+
+
+def test_a_server_that_has_never_done_anything_refuses_when_nothing_gets_done() -> None:
+    clock = Clock()
+    admission = Admission(100_000, max_wait_s=0.5, clock=clock)
+    _filled(admission, ALWAYS_ADMITTED)
+    assert _filled(admission, 1), "it may be about to begin"
+    clock.now += 0.3
+    with pytest.raises(OverloadedError) as caught:
+        admission.enter()
+    assert caught.value.retry_after_s == pytest.approx(2.0)
+
+
+def test_calls_that_are_over_at_once_are_counted_all_the_same() -> None:
+    clock = Clock()
+    admission = Admission(100_000, max_wait_s=0.5, clock=clock)
+    for _ in range(3_000):  # busy for a hundredth of the time
+        _served(admission, clock, each_s=0.0001, count=1)
+        clock.now += 0.01
+    assert len(_filled(admission)) == pytest.approx(5_000, rel=0.05)
 
 
 def test_time_in_which_nothing_was_asked_for_makes_nobody_slow() -> None:

@@ -20,6 +20,7 @@ Belongs to one event loop.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -43,6 +44,9 @@ and while they wait for a disk."""
 
 _WINDOW_S: Final = 0.25
 """Over which what was done is counted; two of them count half as much as the newest one."""
+
+_STANDSTILL: Final = 1e-3
+"""A rate below which nothing gets done."""
 
 _LEAST_RETRY_S: Final = 0.1
 _LONGEST_RETRY_S: Final = 2.0
@@ -120,8 +124,8 @@ class Admission:
         self._count = 0
         self._bytes = 0
         self.cost = 0.0
-        # Cost done a second while there was something to do; 0 until something was done.
-        self._rate = 0.0
+        # Cost done a second while there was something to do; None until that is known.
+        self._rate: float | None = None
         self._done = 0.0  # in this window
         self._busy_s = 0.0  # in this window, until _busy_since
         self._busy_since = 0.0
@@ -140,9 +144,9 @@ class Admission:
 
     def expected_wait_s(self) -> float:
         """How long what is under way will take, at the rate of late."""
-        if self._rate <= 0.0:
+        if self._rate is None or not self._count:
             return 0.0
-        return self.cost / self._rate
+        return self.cost / self._rate if self._rate else math.inf
 
     def check(self) -> None:
         """Refuse a call of which nothing is known yet, if it could not be taken on.
@@ -165,8 +169,8 @@ class Admission:
         if wait_s > self._max_wait_s:
             _shed_for["wait"].inc()
             raise OverloadedError(
-                f"the server has {self._count} calls under way, which take {wait_s:.2g} s: "
-                "repeat later",
+                f"the server has {self._count} calls under way, which take {wait_s:.2g} s, of at "
+                f"most {self._max_wait_s:g}: repeat later",
                 metadata={"limit": "max_wait_s", "value": f"{self._max_wait_s:g}"},
                 retry_after_s=self._retry_after_s(),
             )
@@ -212,15 +216,18 @@ class Admission:
         now = self._clock()
         if now - self._window_begin < _WINDOW_S:
             return
+        self._window_begin = now
         if self._count:
             self._busy_s += now - self._busy_since
             self._busy_since = now
-        if self._busy_s >= _WINDOW_S / 10:  # less says nothing
-            rate = self._done / self._busy_s
-            self._rate = rate if self._rate <= 0.0 else (self._rate + rate) / 2
+        if self._busy_s < _WINDOW_S / 10:
+            return  # too little to say anything yet: it counts with what comes
+        rate = self._done / self._busy_s
+        self._rate = rate if self._rate is None else (self._rate + rate) / 2
+        if self._rate < _STANDSTILL:
+            self._rate = 0.0
         self._done = 0.0
         self._busy_s = 0.0
-        self._window_begin = now
 
     def _retry_after_s(self) -> float:
         return min(_LONGEST_RETRY_S, max(_LEAST_RETRY_S, self.expected_wait_s()))
