@@ -312,9 +312,7 @@ class Walk:
         ).count
 
     def snapshot(self) -> None:
-        request = snapshot_service_pb2.CreateSnapshotRequest(
-            name=self.name, source=self.collection
-        )
+        request = snapshot_service_pb2.CreateSnapshotRequest(name=self.name, source=self.collection)
         snapshot = self.snapshots.CreateSnapshot(request).snapshot
         with refused():
             self.snapshots.CreateSnapshot(request)
