@@ -34,10 +34,11 @@ from benchmarks.filtered_records import (
 from benchmarks.search import wait_until_built
 from shoal.wire.filters import where_from_dict
 from shoal_worker import planning
+from shoal_worker.finding import Finder
 from shoal_worker.matching import Selection, select
 from shoal_worker.rows import BitMap
-from shoal_worker.search import Search, _Searcher
 from shoal_worker.shard import Shard
+from shoal_worker.sought import Search
 from shoal_worker.state import Pinned
 
 _SMALL: Final = (20_000, 32)
@@ -81,17 +82,17 @@ _ONE: Final = np.arange(1)
 
 def _searcher(
     shard: Shard, pinned: Pinned, queries: Vectors, selection: Selection, rows: BitMap, query: int
-) -> _Searcher:
+) -> Finder:
     asked = queries[query : query + 1]
     sought = Search(asked, _LIMIT, selection, frozenset(), 1 << 26, 1, lambda: None)
-    return _Searcher(pinned, shard.configuration.fit.space, sought, rows, len(rows))
+    return Finder(pinned, shard.configuration.fit.space, sought, rows, len(rows))
 
 
-def _scanned(searcher: _Searcher) -> object:
+def _scanned(searcher: Finder) -> object:
     return searcher._scan(_ONE)
 
 
-def _asked(searcher: _Searcher, count: int) -> object:
+def _asked(searcher: Finder, count: int) -> object:
     graph = searcher._state.graph
     assert graph is not None
     return searcher._ask(graph, _ONE, count)
@@ -123,9 +124,7 @@ class _Measured:
                     terms = planning.walk_terms(count, share, dimension)
                     self.walks.append(([1.0, *terms], self._least(searcher, ask)))
 
-    def _least(
-        self, searcher: Callable[[int], _Searcher], run: Callable[[_Searcher], Any]
-    ) -> float:
+    def _least(self, searcher: Callable[[int], Finder], run: Callable[[Finder], Any]) -> float:
         """Give the mean over some queries of the least that each took, in microseconds."""
         total = 0.0
         for query in range(5):
