@@ -48,8 +48,9 @@ from shoal_coordinator.taking import Taken, Taker
 
 _log = structlog.get_logger(__name__)
 
-ANSWER_S: Final = 2.0
-"""A creation is answered when the point in time is fixed, or after so long."""
+ANSWER_S: Final = 8.0
+"""A creation is answered when the point in time is fixed, which takes milliseconds, or after so
+long: within the deadline of clients that know none but that of the service config."""
 
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 60.0

@@ -108,7 +108,7 @@ class SnapshotServiceServicer(object):
         """Takes a snapshot of a collection while it serves: all shards at one point, so
         that what was acknowledged before the call is in, what is sent after the
         answer is out, and no write is in by half. Answers when that point has been
-        fixed, or after two seconds; what lies there is copied behind. Needs
+        fixed, mostly within milliseconds, or after eight seconds; what lies there is copied behind. Needs
         RIGHT_ADMIN on the collection. Errors: NOT_FOUND/COLLECTION_NOT_FOUND,
         ALREADY_EXISTS/SNAPSHOT_EXISTS, QUOTA_EXCEEDED, INVALID_ARGUMENT for a name
         that is not 1 to 45 lowercase letters, digits and hyphens, first and last
