@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Final
 
-from shoal.errors import FailedPreconditionError
 from shoal.internal.v1.membership_service_pb2_grpc import MembershipServiceStub
 from shoal.server import process, rpc
 from shoal_worker.settings import WorkerSettings
@@ -68,6 +67,5 @@ def _own(host: str, port: int) -> str:
 async def _stop_if_refused(worker: Worker, role: process.RoleProcess) -> None:
     try:
         await worker.refused()
-    except FailedPreconditionError:
+    finally:
         role.stop()
-        raise

@@ -81,6 +81,7 @@ class Membership:
         """Begin to register, in the background."""
         self._refused = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live(), name="membership")
+        self._task.add_done_callback(self._ended)
 
     async def wait_registered(self) -> None:
         """Wait until the coordinator has taken the worker in.
@@ -112,6 +113,14 @@ class Membership:
             await asyncio.wait((self._task,))
         if self._refused is not None and not self._refused.done():
             self._refused.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """End the process with what nobody foresaw: a worker must not go on unheard of."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        _logger.critical("membership_ended", error=repr(error))
+        if self._refused is not None and not self._refused.done():
+            self._refused.set_exception(error)
 
     async def _live(self) -> None:
         try:
