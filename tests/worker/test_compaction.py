@@ -139,6 +139,8 @@ async def test_a_shard_with_much_free_room_is_compacted_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compacting, "_LOOK_EVERY_S", 0.1)
+    # One that came while the records were being added must not put the next one off.
+    monkeypatch.setattr(compacting, "_PAUSE_S", 0.1)
     monkeypatch.setattr(compacting, "LEAST_FREE_BYTES", 1024 * 1024)
     # Nothing is kept for followers here, so that what is deleted is free at once.
     monkeypatch.setattr(Log.__init__, "__defaults__", (LogBounds(bytes=0),))
