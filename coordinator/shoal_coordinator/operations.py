@@ -37,6 +37,10 @@ ANSWER_SHARE: Final = 0.8
 REMEMBERED_S: Final = 600.0
 """For so long it is known how an operation ended."""
 
+MAX_BEGINNINGS: Final = 3
+"""After so many failures whose reason might have passed, the last one is what a repetition gets: a
+client that repeats without end, as it should, must not keep a sick cluster busy for ever."""
+
 MAX_UNDER_WAY: Final = 64
 MAX_REMEMBERED: Final = 10_000
 
@@ -61,10 +65,12 @@ class Operation(Generic[_Result]):
 
     Attributes:
         progress: As of now.
+        beginning: Which beginning of it this is, from 1.
     """
 
-    def __init__(self, digest: bytes) -> None:
+    def __init__(self, digest: bytes, beginning: int) -> None:
         self.digest = digest
+        self.beginning = beginning
         self.progress = Progress()
         self.ended_at_s: float | None = None
         self.task: asyncio.Task[_Result]
@@ -73,7 +79,8 @@ class Operation(Generic[_Result]):
     def may_succeed_later(self) -> bool:
         """Whether it has failed for a reason that may have passed: a repetition begins it anew."""
         return (
-            self.task.done()
+            self.beginning < MAX_BEGINNINGS
+            and self.task.done()
             and not self.task.cancelled()
             and isinstance(self.task.exception(), UnavailableError | DeadlineExceededError)
         )
@@ -121,10 +128,13 @@ class Operations:
         """
         self._forget()
         known = self._by_id.get(operation_id) if operation_id else None
+        beginning = 1
         if known is not None and known.may_succeed_later and known.digest == digest:
+            beginning = known.beginning + 1
             known = None
         if known is None:
-            known = self._begin(operation_id or secrets.token_bytes(16), digest, work)
+            own_id = operation_id or secrets.token_bytes(16)
+            known = self._begin(own_id, Operation(digest, beginning), work)
         elif known.digest != digest:
             raise InvalidArgumentError(
                 "operation_id was given to another request: use a new one for each operation"
@@ -142,7 +152,7 @@ class Operations:
     def _begin(
         self,
         operation_id: bytes,
-        digest: bytes,
+        operation: Operation[_Result],
         work: Callable[[bytes, Progress], Coroutine[Any, Any, _Result]],
     ) -> Operation[_Result]:
         under_way = sum(known.ended_at_s is None for known in self._by_id.values())
@@ -151,7 +161,6 @@ class Operations:
                 f"{MAX_UNDER_WAY} restorations and clones are under way already; repeat later",
                 metadata={"limit": "MAX_UNDER_WAY", "value": str(MAX_UNDER_WAY)},
             )
-        operation: Operation[_Result] = Operation(digest)
         operation.task = asyncio.create_task(work(operation_id, operation.progress))
         operation.task.add_done_callback(lambda task: self._ended(operation, task))
         self._by_id[operation_id] = operation

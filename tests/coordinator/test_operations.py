@@ -77,6 +77,14 @@ async def test_what_failed_for_good_is_remembered_and_what_may_pass_is_begun_ane
     assert work.begun_count == 2
 
 
+async def test_what_fails_again_and_again_is_not_begun_for_ever() -> None:
+    known, work = Operations(), Work(0, *(UnavailableError("away") for _ in range(9)))
+    for _ in range(6):
+        with pytest.raises(UnavailableError):
+            await known.run(ID, b"d", work, 60)
+    assert work.begun_count == operations.MAX_BEGINNINGS
+
+
 async def test_an_id_belongs_to_one_request() -> None:
     known = Operations()
     await known.run(ID, b"d", Work(), 60)
