@@ -15,12 +15,19 @@ import numpy.typing as npt
 import pytest
 
 import shoal
+from shoal_worker.finding import Finder
 
 COUNT = 3_000
 DIMENSION = 24
 K = 10
 
 Vectors = npt.NDArray[np.float32]
+
+
+@pytest.fixture(autouse=True)
+def graphs_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scanning so few vectors is cheaper, and knows nothing of these settings."""
+    monkeypatch.setattr(Finder, "_prefers_scan", lambda *_: False)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ BAD: list[tuple[dict[str, Any], type[errors.ShoalError], str]] = [
 
 def _check(**given: Any) -> Records:
     columns = dict.fromkeys(("ids", "embeddings", "metadatas", "documents", "uris"))
-    return check_records(**{**columns, **given}, limits=DEFAULT_LIMITS)
+    return check_records(**{**columns, **given}, limits=DEFAULT_LIMITS, sparse_keys=())
 
 
 @pytest.mark.parametrize(("given", "error", "match"), BAD)

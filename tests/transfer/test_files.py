@@ -269,13 +269,13 @@ def test_parquet_from_elsewhere(client: shoal.Client, tmp_path: Path) -> None:
 def test_an_embedding_function_that_is_not_known_here_is_kept(
     client: shoal.Client, tmp_path: Path
 ) -> None:
-    def lengths(texts: list[str]) -> Any:
+    def letters_counted(texts: list[str]) -> Any:
         return np.array([[len(text), 1] for text in texts], np.float32)
 
-    source = client.create_collection("named", embedding_function=lengths)
+    source = client.create_collection("named", embedding_function=letters_counted)
     source.add(["a"], documents=["text"])
     export_collection(source, tmp_path / "named.parquet")
     import_collection(client, tmp_path / "named.parquet", "again")
-    again = client.get_collection("again", embedding_function=lengths)
+    again = client.get_collection("again", embedding_function=letters_counted)
     assert again.configuration["embedding_function"] == source.configuration["embedding_function"]
     assert again.query(query_texts="text", n_results=1)["ids"] == [["a"]]
