@@ -7,6 +7,7 @@ writer fails or hangs; nothing stays in the store that no snapshot names.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 
@@ -128,10 +129,22 @@ def test_a_restoration_that_was_killed_is_undone_or_whole(start: Start, point: s
 
     cluster = start(workers=2, environment={"SHOAL_CRASH_POINT": point})
     with shoal.Client(port=cluster.port, timeout=20) as client:
-        with contextlib.suppress(errors.ShoalError):
-            client.restore_snapshot("nightly", "again", {"hnsw": {"shards": 2}})
-        assert _killed(cluster), f"nothing was killed at {point}"
-    cluster.stop()
+
+        def restore() -> None:
+            with contextlib.suppress(errors.ShoalError):
+                client.restore_snapshot("nightly", "again", {"hnsw": {"shards": 2}})
+
+        # A client waits for a cluster that comes back. This one is killed at the same point again
+        # and again, and is stopped when that has been seen.
+        waiting = threading.Thread(target=restore)
+        waiting.start()
+        give_up_at = time.monotonic() + 60
+        while not _killed(cluster) and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+        was_killed = _killed(cluster)
+        cluster.stop()
+        waiting.join()
+    assert was_killed, f"nothing was killed at {point}"
 
     cluster = start(workers=2)
     with shoal.Client(port=cluster.port) as client:
