@@ -107,7 +107,7 @@ sync: dev  ## Generate the blocking client in sdk/shoal/_sync from sdk/shoal/_as
 sync-check: dev  ## Fail if the blocking client is not the one of sdk/shoal/_async
 	$(BIN)/python -m tools.generate_sync --check
 
-deploy-tools: dev  ## Bring promtool, prometheus and helm for the tests of deploy/ (ARGS=--image: buildah, too)
+deploy-tools: dev  ## Bring promtool, prometheus and helm for the tests of deploy/ (ARGS=--image: buildah, too; ARGS=--s3: an S3 server)
 	$(BIN)/python -m tools.deploy_tools $(ARGS)
 
 chart-schema: dev  ## Write the roles' settings into the chart's values.schema.json

@@ -3,7 +3,8 @@
 promtool and prometheus come from Debian's package, unpacked beside the project and not installed:
 no service starts, and nobody needs to be root. helm is built from its source; without Go, the tests
 use the engine of helm-python-sdk alone. With ``--image`` also
-what builds and runs the image without a daemon is installed, by root.
+what builds and runs the image without a daemon is installed, by root; with ``--s3`` a server that
+speaks S3 is built, for the tests of object stores.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _HELM: Final = "helm.sh/helm/v3/cmd/helm@v3.19.4"
 # A module that carries the JSON schema of compose files; nothing of it is built.
 _COMPOSE: Final = "github.com/compose-spec/compose-go/v2@v2.9.0"
 COMPOSE_SCHEMA: Final = DIRECTORY / "compose-spec.json"
+# A server that speaks S3, to test object stores with.
+_VERSITYGW: Final = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 _IMAGE_PACKAGES: Final = {"buildah": "buildah", "crun": "crun", "debootstrap": "debootstrap"}
 
 
@@ -38,11 +41,15 @@ def find(name: str) -> Path | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Bring the tools that check deploy/.")
     parser.add_argument("--image", action="store_true", help="also what builds and runs the image")
-    wants_image = parser.parse_args().image
+    parser.add_argument("--s3", action="store_true", help="also a server that speaks S3")
+    given = parser.parse_args()
+    wants_image = given.image
     BIN.mkdir(parents=True, exist_ok=True)
     missing = [*_bring_prometheus(), *_bring_helm(), *_bring_compose_schema()]
     if wants_image:
         missing += _bring_image_tools()
+    if given.s3:
+        missing += _bring_versitygw()
     for name in ("promtool", "prometheus", "helm", *(_IMAGE_PACKAGES if wants_image else ())):
         print(f"{name}: {find(name) or 'missing'}")
     for line in missing:
@@ -82,6 +89,17 @@ def _bring_helm() -> list[str]:
     environment = {**os.environ, "GOBIN": str(BIN), "GOFLAGS": "-mod=mod"}
     if not _run("go", "install", _HELM, environment=environment):
         return [f"helm is missing: go install {_HELM} failed"]
+    return []
+
+
+def _bring_versitygw() -> list[str]:
+    if find("versitygw"):
+        return []
+    if not shutil.which("go"):
+        return [f"versitygw is missing: go install {_VERSITYGW}"]
+    print(f"building {_VERSITYGW}; some minutes, once")
+    if not _run("go", "install", _VERSITYGW, environment={**os.environ, "GOBIN": str(BIN)}):
+        return [f"versitygw is missing: go install {_VERSITYGW} failed"]
     return []
 
 

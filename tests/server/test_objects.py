@@ -20,18 +20,24 @@ from tests.server import s3
 
 
 @pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    with s3.running() as endpoint:
-        yield endpoint
+def moto() -> Iterator[s3.Server]:
+    with s3.running("moto") as server:
+        yield server
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture(scope="module")
+def versitygw() -> Iterator[s3.Server]:
+    with s3.running("versitygw") as server:
+        yield server
+
+
+@pytest.fixture(params=["directory", *s3.SERVERS])
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> ObjectStore:
     if request.param == "directory":
         return open_store(str(tmp_path / "deep" / "store"))
-    bucket = s3.let_in(request.getfixturevalue("s3_endpoint"), monkeypatch)
+    bucket = s3.let_in(request.getfixturevalue(request.param), monkeypatch)
     return open_store(f"{bucket}/some/prefix")
 
 
@@ -155,9 +161,9 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_store_that_cannot_be_reached_or_entered_says_so(
-    s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    moto: s3.Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    s3.let_in(s3_endpoint, monkeypatch)
+    s3.let_in(moto, monkeypatch)
     with pytest.raises(FailedPreconditionError, match="no-such-bucket does not exist"):
         open_store("s3://no-such-bucket").put_bytes("x", b"")
     monkeypatch.setattr("shoal.server.remote_objects._RETRY_TIMEOUT_S", 1)

@@ -148,11 +148,12 @@ async def test_filters_choose_what_is_taken(worker: Worker, tmp_path: Path) -> N
     assert (answer.seen_count, answer.filled_count) == (600, len(wanted))
 
 
+@pytest.mark.parametrize("name", s3.SERVERS)
 async def test_copies_go_through_an_object_store(
-    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    with s3.running() as endpoint:
-        url = s3.let_in(endpoint, monkeypatch) + "/shoal"
+    with s3.running(name) as server:
+        url = s3.let_in(server, monkeypatch) + "/shoal"
         source = await create(worker, HALVES)
         await write(source, HALVES)
         stored = await snapshot(source, url)
