@@ -12,8 +12,9 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
 import structlog
@@ -37,12 +38,12 @@ from shoal.v1.snapshot_service_pb2 import (
 from shoal_coordinator import manifests, metrics
 from shoal_coordinator.changes import Changes
 from shoal_coordinator.cuts import Cut, Moment
-from shoal_coordinator.snapshots import ANSWER_S, persist
 from shoal_coordinator.state import MAX_BACKUPS, CatalogState, Change, check_room
 from shoal_coordinator.stored_objects import StoredObjects
 from shoal_coordinator.stores import SnapshotStore
 from shoal_coordinator.table import RoutingTable
 from shoal_coordinator.taking import Taken, Taker
+from shoal_coordinator.under_way import UnderWay, persist
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -73,10 +74,7 @@ class Backups:
         self._objects = objects
         self._now = now
         self._crash_point = crash_point
-        self._taking: dict[str, asyncio.Task[None]] = {}
-        self._clearing: dict[str, asyncio.Task[None]] = {}
-        self._ending: dict[str, asyncio.Task[None]] = {}
-        self._restoring: Counter[str] = Counter()
+        self._under_way = UnderWay("backup")
 
     def get(self, name: str) -> BackupManifest:
         """Find a backup. Raises BackupNotFoundError."""
@@ -107,13 +105,7 @@ class Backups:
         manifest, _ = await self._changes.make(lambda state: self._record(state, name))
         self._crash_point("backup_recorded")
         backup_id = manifest.description.id
-        cut = asyncio.Event()
-        task = asyncio.create_task(self._take(manifest, cut), name=f"backup {backup_id}")
-        self._taking[backup_id] = task
-        task.add_done_callback(lambda _: self._taking.pop(backup_id, None))
-        waiting = asyncio.create_task(cut.wait())
-        await asyncio.wait([task, waiting], timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        await self._under_way.take(backup_id, lambda cut: self._take(manifest, cut))
         known = self._table.state.backups.get(backup_id)
         return (manifest if known is None else known).description
 
@@ -127,7 +119,7 @@ class Backups:
 
         def decide(state: CatalogState) -> tuple[Change, str]:
             manifest = _named(state, name)
-            if self._restoring[name]:
+            if self._under_way.is_restored(name):
                 raise FailedPreconditionError(
                     f"backup {name!r} is being restored: delete it afterwards"
                 )
@@ -138,16 +130,9 @@ class Backups:
         self._crash_point("backup_terminating")
         self._end([backup_id])
 
-    @contextlib.contextmanager
-    def restoring(self, name: str) -> Iterator[None]:
+    def restoring(self, name: str) -> AbstractContextManager[None]:
         """Keep a backup of this name from being deleted meanwhile."""
-        self._restoring[name] += 1
-        try:
-            yield
-        finally:
-            self._restoring[name] -= 1
-            if not self._restoring[name]:
-                del self._restoring[name]
+        return self._under_way.restoring(name)
 
     def start(self) -> None:
         """Go on with what the last run has left."""
@@ -165,10 +150,7 @@ class Backups:
 
     async def close(self) -> None:
         """Break off what is under way; the next start clears up after it."""
-        tasks = [*self._taking.values(), *self._clearing.values(), *self._ending.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._under_way.close()
 
     def _record(self, state: CatalogState, name: str) -> tuple[Change, BackupManifest]:
         if name in state.backup_ids:
@@ -265,25 +247,14 @@ class Backups:
 
     def _begin_clearing(self, manifest: BackupManifest) -> None:
         """Remove what a failed backup has left in the store."""
-        backup_id = manifest.description.id
-        task = asyncio.create_task(self._clear(manifest), name=f"clearing after {backup_id}")
-        self._clearing[backup_id] = task
-        task.add_done_callback(lambda _: self._clearing.pop(backup_id, None))
+        self._under_way.clear(manifest.description.id, lambda: self._clear(manifest))
 
     def _end(self, backup_ids: Collection[str]) -> None:
         for backup_id in backup_ids:
-            if backup_id not in self._ending:
-                task = asyncio.create_task(self._end_one(backup_id), name=f"end of {backup_id}")
-                self._ending[backup_id] = task
-                task.add_done_callback(lambda _, i=backup_id: self._ending.pop(i, None))  # type: ignore[misc]
+            self._under_way.end(backup_id, partial(self._end_one, backup_id))
 
     async def _end_one(self, backup_id: str) -> None:
         """Remove a backup's files, and then the record of it."""
-        for under_way in (self._taking, self._clearing):
-            task = under_way.get(backup_id)
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
         manifest = self._table.state.backups.get(backup_id)
         if manifest is None:
             return

@@ -13,9 +13,9 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractContextManager
+from functools import partial
 
 import structlog
 
@@ -45,16 +45,9 @@ from shoal_coordinator.stored_objects import StoredObjects
 from shoal_coordinator.stores import SnapshotStore
 from shoal_coordinator.table import RoutingTable
 from shoal_coordinator.taking import Taken, Taker
+from shoal_coordinator.under_way import UnderWay, persist
 
 _log = structlog.get_logger(__name__)
-
-ANSWER_S: Final = 8.0
-"""A creation is answered when the point in time is fixed, which takes milliseconds, or after so
-long: within the deadline of clients that know none but that of the service config."""
-
-_FIRST_PAUSE_S: Final = 0.2
-_LONGEST_PAUSE_S: Final = 60.0
-"""Between attempts to remove what lies in a store that does not answer."""
 
 
 class Snapshots:
@@ -83,10 +76,7 @@ class Snapshots:
         self._objects = objects
         self._now = now
         self._crash_point = crash_point
-        self._taking: dict[str, asyncio.Task[None]] = {}
-        self._clearing: dict[str, asyncio.Task[None]] = {}
-        self._ending: dict[str, asyncio.Task[None]] = {}
-        self._restoring: Counter[str] = Counter()
+        self._under_way = UnderWay("snapshot")
 
     def get(self, tenant: str, database: str, name: str) -> SnapshotManifest:
         """Find a snapshot.
@@ -131,13 +121,7 @@ class Snapshots:
         )
         self._crash_point("snapshot_recorded")
         snapshot_id = manifest.description.id
-        cut = asyncio.Event()
-        task = asyncio.create_task(self._take(manifest, cut), name=f"snapshot {snapshot_id}")
-        self._taking[snapshot_id] = task
-        task.add_done_callback(lambda _: self._taking.pop(snapshot_id, None))
-        waiting = asyncio.create_task(cut.wait())
-        await asyncio.wait([task, waiting], timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        await self._under_way.take(snapshot_id, lambda cut: self._take(manifest, cut))
         known = self._table.state.snapshots.get(snapshot_id)
         return (manifest if known is None else known).description
 
@@ -177,7 +161,7 @@ class Snapshots:
         def decide(state: CatalogState) -> tuple[Change | None, str]:
             manifest = _named(state, tenant, database, name)
             snapshot_id = manifest.description.id
-            if self._restoring[snapshot_id]:
+            if self._under_way.is_restored(snapshot_id):
                 raise FailedPreconditionError(
                     f"snapshot {name!r} is being restored: delete it afterwards"
                 )
@@ -187,16 +171,9 @@ class Snapshots:
         self._crash_point("snapshot_terminating")
         self.end([snapshot_id])
 
-    @contextlib.contextmanager
-    def restoring(self, snapshot_id: str) -> Iterator[None]:
+    def restoring(self, snapshot_id: str) -> AbstractContextManager[None]:
         """Keep a snapshot from being deleted meanwhile, by its own deletion."""
-        self._restoring[snapshot_id] += 1
-        try:
-            yield
-        finally:
-            self._restoring[snapshot_id] -= 1
-            if not self._restoring[snapshot_id]:
-                del self._restoring[snapshot_id]
+        return self._under_way.restoring(snapshot_id)
 
     def start(self) -> None:
         """Go on with what the last run has left."""
@@ -218,17 +195,11 @@ class Snapshots:
     def end(self, snapshot_ids: Collection[str]) -> None:
         """Remove snapshots that the catalog records as TERMINATING."""
         for snapshot_id in snapshot_ids:
-            if snapshot_id not in self._ending:
-                task = asyncio.create_task(self._end(snapshot_id), name=f"end of {snapshot_id}")
-                self._ending[snapshot_id] = task
-                task.add_done_callback(lambda _, i=snapshot_id: self._ending.pop(i, None))  # type: ignore[misc]
+            self._under_way.end(snapshot_id, partial(self._end, snapshot_id))
 
     async def close(self) -> None:
         """Break off what is under way; the next start clears up after it."""
-        tasks = [*self._taking.values(), *self._clearing.values(), *self._ending.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._under_way.close()
 
     def _record(
         self, state: CatalogState, collection_id: str, name: str, *, temporary: bool = False
@@ -326,18 +297,10 @@ class Snapshots:
 
     def _begin_clearing(self, manifest: SnapshotManifest) -> None:
         """Remove what a failed snapshot has left in the store."""
-        snapshot_id = manifest.description.id
-        task = asyncio.create_task(self._clear(manifest), name=f"clearing after {snapshot_id}")
-        self._clearing[snapshot_id] = task
-        task.add_done_callback(lambda _: self._clearing.pop(snapshot_id, None))
+        self._under_way.clear(manifest.description.id, lambda: self._clear(manifest))
 
     async def _end(self, snapshot_id: str) -> None:
         """Remove a snapshot's files, and then the record of it."""
-        for under_way in (self._taking, self._clearing):
-            task = under_way.get(snapshot_id)
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
         manifest = self._table.state.snapshots.get(snapshot_id)
         if manifest is None:
             return
@@ -445,16 +408,3 @@ def _with_status(manifest: SnapshotManifest, status: SnapshotStatus.ValueType) -
     changed.CopyFrom(manifest)
     changed.description.status = status
     return changed
-
-
-async def persist(work: Callable[[], object]) -> None:
-    """Do work that must be done in the end, ever more slowly while it fails."""
-    pause_s = _FIRST_PAUSE_S
-    while True:
-        try:
-            await work()  # type: ignore[misc]
-            return
-        except ShoalError as error:
-            _log.warning("snapshot_removal_postponed", error=error.message)
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

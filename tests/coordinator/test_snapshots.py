@@ -431,7 +431,7 @@ async def test_garbage_is_removed_when_it_is_old(cluster: SnapshotCluster) -> No
 
 async def backed_up(cluster: SnapshotCluster, name: str = "nightly") -> None:
     await cluster.service.create_backup(api.CreateBackupRequest(name=name), context_for(30))
-    await eventually(lambda: not cluster.coordinator._backups._taking)
+    await eventually(lambda: not cluster.coordinator._backups._under_way._taking)
     response = await cluster.service.get_backup(api.GetBackupRequest(name=name), context_for(10))
     assert response.backup.status == SNAPSHOT_STATUS_READY, response.backup.failure
 
@@ -514,7 +514,7 @@ async def test_a_backup_that_was_interrupted_has_failed_and_leaves_no_files(
         await cluster.service.create_backup(api.CreateBackupRequest(name="nightly"), context_for(9))
     except SimulatedCrashError:
         assert point == "backup_recorded"
-    await eventually(lambda: not cluster.coordinator._backups._taking)
+    await eventually(lambda: not cluster.coordinator._backups._under_way._taking)
     await cluster.restart()
     response = await cluster.service.get_backup(
         api.GetBackupRequest(name="nightly"), context_for(10)
@@ -546,7 +546,7 @@ async def test_a_backup_is_of_one_moment_while_collections_come_and_go(
         await cluster.service.create_backup(
             api.CreateBackupRequest(name=f"b{number}"), context_for(30)
         )
-        await eventually(lambda: not cluster.coordinator._backups._taking)
+        await eventually(lambda: not cluster.coordinator._backups._under_way._taking)
     stop.set()
     await churning
     ready = [
