@@ -40,6 +40,7 @@ from shoal.internal.v1.catalog_pb2 import (
 )
 from shoal.internal.v1.snapshot_pb2 import BackupManifest, SnapshotManifest
 from shoal.server.cut_short import cut_short
+from shoal.server.durable import sync_directory
 from shoal_coordinator.state import DEFAULT_DATABASE, DEFAULT_TENANT, CatalogState, Change
 
 FORMAT: Final = 1
@@ -247,8 +248,8 @@ class Catalog:
         if stored is None:
             self._create("" if recover else str(uuid.uuid4()))
             # LMDB syncs the file; its name, and the directory's, are made durable here.
-            _sync_directory(self._directory)
-            _sync_directory(self._directory.parent)
+            sync_directory(self._directory)
+            sync_directory(self._directory.parent)
         elif not cluster_id and not recover:
             # It was to be recovered and no worker came: now it is a new cluster's.
             with self._env.begin(write=True) as txn:
@@ -370,11 +371,3 @@ def _lock_directory(directory: Path) -> int:
             f"another coordinator uses {directory}; each needs a data directory of its own"
         ) from None
     return lock
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

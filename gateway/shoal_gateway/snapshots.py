@@ -6,7 +6,7 @@ coordinator, and fails while that is down.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from shoal.errors import UnavailableError
 from shoal.internal.v1 import snapshot_service_pb2 as internal
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from shoal.internal.v1.snapshot_service_pb2_grpc import SnapshotCatalogServiceAsyncStub
 
 __all__ = ["SnapshotService"]
+
+_MadeResponse = TypeVar(
+    "_MadeResponse", public.RestoreSnapshotResponse, public.CloneCollectionResponse
+)
 
 _OPERATION_ID_BYTES: Final = 16
 
@@ -121,14 +125,7 @@ class SnapshotService:
         )
         context.check()
         answer = await ask(self._catalog.RestoreSnapshot, restoration, context)
-        response = public.RestoreSnapshotResponse(
-            restored_count=answer.restored_count, total_count=answer.total_count
-        )
-        if answer.HasField("entry"):
-            self._table.learn(answer.entry)
-            response.done = True
-            response.collection.CopyFrom(answer.entry.collection)
-        return response
+        return self._learnt(answer, public.RestoreSnapshotResponse())
 
     async def clone_collection(
         self, request: public.CloneCollectionRequest, context: CallContext
@@ -148,9 +145,16 @@ class SnapshotService:
         filters.put_into(clone)
         context.check()
         answer = await ask(self._catalog.CloneCollection, clone, context)
-        response = public.CloneCollectionResponse(
-            restored_count=answer.restored_count, total_count=answer.total_count
-        )
+        return self._learnt(answer, public.CloneCollectionResponse())
+
+    def _learnt(
+        self,
+        answer: internal.RestoreSnapshotResponse | internal.CloneCollectionResponse,
+        response: _MadeResponse,
+    ) -> _MadeResponse:
+        """Say how far a new collection is, and route to it when it is there."""
+        response.restored_count = answer.restored_count
+        response.total_count = answer.total_count
         if answer.HasField("entry"):
             self._table.learn(answer.entry)
             response.done = True

@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.server.crash import crash_point
+from shoal.server.durable import rename_durably
 from shoal_worker.checkpoint_files import checkpoint_path, vector_file_path
 from shoal_worker.distances import Space
-from shoal_worker.durable import rename_durably
 from shoal_worker.graph import DamagedCheckpointError, Fit, GraphWriter, Quantization
 from shoal_worker.vector_file import HEAD_WORDS, DamagedVectorsError, VectorFileWriter
 

@@ -28,6 +28,7 @@ import structlog
 from shoal.internal.v1.storage_pb2 import LogEntry
 from shoal.server.clock import wall_ms
 from shoal.server.crash import crash_point
+from shoal.server.durable import sync_directory, sync_file
 from shoal_worker.apply import apply
 from shoal_worker.checkpoint_files import (
     checkpoint_path,
@@ -35,7 +36,6 @@ from shoal_worker.checkpoint_files import (
     vector_file_path,
 )
 from shoal_worker.derived import DERIVED_DATABASES, indexes_of
-from shoal_worker.durable import sync_directory, sync_file
 from shoal_worker.environment import Database, Environment, Transaction
 from shoal_worker.erasure import removes_content, set_erasable_since
 from shoal_worker.indexes import Indexes

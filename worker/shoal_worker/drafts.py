@@ -29,12 +29,12 @@ from shoal.internal.v1.storage_pb2 import LogEntry, ShardIdentity
 from shoal.internal.v1.worker_service_pb2 import FillShardRequest
 from shoal.server.buckets import BUCKET_COUNT
 from shoal.server.crash import crash_point
+from shoal.server.durable import sync_file
 from shoal_worker import metrics
 from shoal_worker.apply import apply
 from shoal_worker.copies import CopyReader
 from shoal_worker.copying import Throttle, check_disk
 from shoal_worker.derived import DERIVED_DATABASES, indexes_of
-from shoal_worker.durable import sync_file
 from shoal_worker.environment import Database, Environment, Transaction
 from shoal_worker.identity import Configuration, configuration_of
 from shoal_worker.loading import create_records

@@ -33,6 +33,7 @@ from shoal.errors import (
 from shoal.internal.v1.snapshot_pb2 import StoredObject, StoredShard
 from shoal.internal.v1.worker_service_pb2 import FillShardRequest
 from shoal.server.crash import crash_point
+from shoal.server.durable import rename_durably
 from shoal.server.objects import (
     ObjectStore,
     damaged_object,
@@ -43,7 +44,6 @@ from shoal.server.objects import (
 from shoal_worker.copies import COPY_FORMAT, CopyReader, DamagedCopyError, NewerCopyError
 from shoal_worker.copying import check_disk, disk_full
 from shoal_worker.drafts import IDLE_S, Draft, Fill, mark_of
-from shoal_worker.durable import rename_durably
 from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.record_files import RECORDS_FILE
 

@@ -18,12 +18,12 @@ from google.protobuf.message import DecodeError
 from shoal.errors import DataLossError
 from shoal.internal.v1.catalog_pb2 import CollectionEntry
 from shoal.internal.v1.storage_pb2 import ShardIdentity
+from shoal.server.durable import write_file_durably
 from shoal.v1.collection_pb2 import HnswConfiguration
 from shoal.v1.collection_pb2 import Quantization as QuantizationMessage
 from shoal.v1.collection_pb2 import Space as SpaceMessage
 from shoal.wire.languages import DEFAULT_LANGUAGE
 from shoal_worker.distances import Space
-from shoal_worker.durable import write_file_durably
 from shoal_worker.graph import DEFAULT_QUANTIZATION, Fit, Quantization
 
 __all__ = [

@@ -323,7 +323,3 @@ class Journal:
                 return current
             value = unseal_derived(cursor.value(), row, "what was before in row")
         return value[1:] if value[:1] == _PRESENT else None
-
-    def is_without_history(self, txn: Transaction) -> bool:
-        """Whether nothing that is still noted was ever replaced."""
-        return int(txn.stat(self._before)["entries"]) == 0

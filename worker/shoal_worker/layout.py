@@ -31,7 +31,7 @@ import lmdb
 from shoal.errors import DataDirectoryLockedError, DataLossError, FailedPreconditionError
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal.server.crash import crash_point
-from shoal_worker.durable import (
+from shoal.server.durable import (
     make_directory_durably,
     rename_durably,
     sync_directory,

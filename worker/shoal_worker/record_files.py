@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from shoal_worker.durable import rename_durably
+from shoal.server.durable import rename_durably
 
 __all__ = ["RECORDS_FILE", "copy_path", "discard_copy", "replace_by_copy"]
 

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from shoal.errors import DataDirectoryLockedError, FailedPreconditionError
+from shoal.server.durable import write_file_durably
 from shoal.server.keys import ApiKey
-from shoal_worker.durable import write_file_durably
 
 __all__ = ["ADMIN_KEY", "DataDirectory", "is_held"]
 

@@ -25,6 +25,7 @@ from shoal.errors import (
     UnavailableError,
 )
 from shoal.server.crash import crash_point
+from shoal.server.durable import sync_directory, sync_file
 from shoal.server.objects import (
     BLOCK_BYTES,
     ObjectInfo,
@@ -103,14 +104,14 @@ class DirectoryStore:
         aside = self._root / _ASIDE / uuid4().hex
         try:
             yield aside
-            _sync(aside)
+            sync_file(aside)
             crash_point("object_written_aside")
             self._rename(aside, target)
         except BaseException:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
         crash_point("object_renamed")
 
     def _rename(self, aside: Path, target: Path) -> None:
@@ -130,7 +131,7 @@ class DirectoryStore:
         folder = target.parent
         while folder != self._root:
             folder = folder.parent
-            _sync_directory(folder)
+            sync_directory(folder)
 
     # Getting.
 
@@ -146,14 +147,8 @@ class DirectoryStore:
         source = self._path(key)
         with self._failures(key):
             self._check_size(key, size_bytes)
-            digest = hashlib.sha256()
-            with source.open("rb") as file, path.open("wb") as target:
-                while block := file.read(BLOCK_BYTES):
-                    digest.update(block)
-                    target.write(block)
-                    if progress:
-                        progress(len(block))
-        if digest.digest() != sha256:
+            found = _copied(source, path, progress)
+        if found != sha256:
             raise damaged_object(self.url, key, "its SHA-256 is another one")
 
     def _check_size(self, key: str, size_bytes: int) -> None:
@@ -222,7 +217,7 @@ class DirectoryStore:
             while folder != self._root.parent:
                 # Or removes it: then what is above says that the object is gone.
                 with suppress(FileNotFoundError):
-                    _sync_directory(folder)
+                    sync_directory(folder)
                     break
                 folder = folder.parent
 
@@ -273,22 +268,6 @@ def _copied(source: Path, target: Path, progress: Progress | None) -> bytes:
     return digest.digest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _make_directory_durably(path: Path) -> None:
     """Make a directory and those above it where they are missing, and their names durable.
 
@@ -299,4 +278,4 @@ def _make_directory_durably(path: Path) -> None:
     _make_directory_durably(path.parent)
     with suppress(FileExistsError, FileNotFoundError):
         path.mkdir()
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
