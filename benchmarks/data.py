@@ -1,7 +1,10 @@
-"""Vectors to measure with, and their exact neighbours."""
+"""Vectors to measure with, and their exact neighbours; texts."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,3 +90,16 @@ def mixture(count: int, dimension: int = 384, intrinsic: int = 32) -> Dataset:
         return (inner @ plane + noise).astype(np.float32)
 
     return _dataset("mixture", draw(count), draw(500))
+
+
+def documents(count: int) -> list[str]:
+    """Give real texts, each time with their sentences in another order."""
+    with gzip.open(PASSAGES / "passages.jsonl.gz", "rt") as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    shuffle = random.Random(3)
+    made = []
+    for n in range(count):
+        sentences = texts[n % len(texts)].split(". ")
+        shuffle.shuffle(sentences)
+        made.append(". ".join(sentences))
+    return made

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 import shoal
-from benchmarks.filtered_records import BATCH, documents, wait_until_indexed
+from benchmarks.data import documents
+from benchmarks.filtered_records import BATCH, wait_until_indexed
 from shoal_worker.indexing import Indexing
 
 _DIMENSION: Final = 384

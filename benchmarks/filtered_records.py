@@ -7,9 +7,6 @@ order.
 
 from __future__ import annotations
 
-import gzip
-import json
-import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import shoal
-from benchmarks.data import PASSAGES, Dataset, mixture, passages_varied
+from benchmarks.data import Dataset, documents, mixture, passages_varied
 from benchmarks.search import wait_until_built
 
 BATCH: Final = 1_000
@@ -28,19 +25,6 @@ _INDEXED_TIMEOUT_S: Final = 1_200.0
 _NAME: Final = "filters"
 
 SHARES: Final = (0.9, 0.5, 0.1, 0.01, 0.001, 0.0001)
-
-
-def documents(count: int) -> list[str]:
-    """Give real texts, each time with their sentences in another order."""
-    with gzip.open(PASSAGES / "passages.jsonl.gz", "rt") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
-    shuffle = random.Random(3)
-    made = []
-    for n in range(count):
-        sentences = texts[n % len(texts)].split(". ")
-        shuffle.shuffle(sentences)
-        made.append(". ".join(sentences))
-    return made
 
 
 class Given(NamedTuple):

@@ -15,8 +15,7 @@ import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 import shoal
-from benchmarks.filtered_records import Given, Records, collection_in, dataset_in, documents
-from benchmarks.measure import percentile
+from benchmarks.data import documents
+from benchmarks.filtered_records import Given, Records, collection_in, dataset_in
+from benchmarks.measure import percentile, without_indexes
 
 LIMIT: Final = 10
 _NEEDLE: Final = 8
@@ -139,7 +139,7 @@ def reads(collection: shoal.Collection, texts: Sequence[str], rounds: int) -> No
         ),
     }
     times = _turns(variants, rounds)
-    with _scanning():
+    with without_indexes():
         scans = {f"{name}, by scanning": variants[name] for name in (first, one_value, contains)}
         times |= _turns(scans, max(3, rounds // 20))
     print("| Read | p50 ms | p95 ms |\n|---|---|---|")
@@ -152,19 +152,6 @@ def reads(collection: shoal.Collection, texts: Sequence[str], rounds: int) -> No
 
 def _quoted(text: str) -> str:
     return "".join(c if c.isalnum() or c == " " else "\\" + c for c in text if c.isascii())
-
-
-@contextmanager
-def _scanning() -> Iterator[None]:
-    """Let no index be used."""
-    from shoal_worker.indexes import Indexes
-
-    uncovered = Indexes.uncovered
-    Indexes.uncovered = lambda *_, **__: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Indexes.uncovered = uncovered  # type: ignore[method-assign]
 
 
 def main() -> None:

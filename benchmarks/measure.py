@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -58,3 +59,16 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The value below which `share` of the values lie."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@contextmanager
+def without_indexes() -> Iterator[None]:
+    """Let the shards of this process use no index."""
+    from shoal_worker.indexes import Indexes
+
+    uncovered = Indexes.uncovered
+    Indexes.uncovered = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Indexes.uncovered = uncovered  # type: ignore[method-assign]

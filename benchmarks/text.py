@@ -9,8 +9,6 @@ on a busy machine, too. Documents are real texts with their sentences in another
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import random
 import statistics
 import time
@@ -23,9 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 import shoal
-from benchmarks.data import PASSAGES
-from benchmarks.measure import percentile
-from shoal_worker.indexes import Indexes
+from benchmarks.data import documents
+from benchmarks.measure import percentile, without_indexes
 from shoal_worker.indexing import Indexing
 from shoal_worker.shard import Shard
 
@@ -39,19 +36,6 @@ _WEIGHTS: Final = 100
 _INGEST_TARGET: Final = 0.8
 
 Vectors = npt.NDArray[np.float32]
-
-
-def documents(count: int) -> list[str]:
-    """Real texts, each time with their sentences in another order."""
-    with gzip.open(PASSAGES / "passages.jsonl.gz", "rt") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
-    shuffle = random.Random(3)
-    made = []
-    for n in range(count):
-        sentences = texts[n % len(texts)].split(". ")
-        shuffle.shuffle(sentences)
-        made.append(". ".join(sentences))
-    return made
 
 
 def sparse_vectors(count: int) -> list[shoal.SparseVector]:
@@ -83,17 +67,6 @@ def _indexing(*, still: bool) -> Iterator[set[Shard]]:
         yield shards
     finally:
         Indexing.consider = consider  # type: ignore[method-assign]
-
-
-@contextmanager
-def _unindexed() -> Iterator[None]:
-    """Let no ranking use an index."""
-    uncovered = Indexes.uncovered
-    Indexes.uncovered = lambda *_, **__: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Indexes.uncovered = uncovered  # type: ignore[method-assign]
 
 
 def _wait_until_indexed(shards: set[Shard]) -> None:
@@ -212,7 +185,7 @@ def texts(options: argparse.Namespace) -> None:
         filtered = _taken(lambda turn: search(collection, 100 + turn, {"tenth": 3}), 50)
         found = [search(collection, turn) for turn in range(155, 160)]
         # Others than before: what was found of late is kept.
-        with _unindexed():
+        with without_indexes():
             scanned = _taken(lambda turn: search(collection, 150 + turn), 5)
             again = [search(collection, turn) for turn in range(150, 155)]
         index = shard.indexes.terms
@@ -254,7 +227,7 @@ def sparse(options: argparse.Namespace) -> None:
         behind = time.perf_counter() - began
         found: list[Any] = []
         with_index = _taken(lambda turn: found.append(search(collection, turn)), 100)
-        with _unindexed():
+        with without_indexes():
             scanned = _taken(lambda turn: search(collection, turn), 2)
             assert [search(collection, turn) for turn in range(2)] == [found[0], found[1]]
     print(f"| {count:,} vectors of {_WEIGHTS} weights, best {_LIMIT} {_HEAD}")
