@@ -21,7 +21,7 @@ import pytest
 
 from shoal import errors
 from shoal.v1 import record_service_pb2, value_pb2
-from tests.cluster.running import DIMENSION, Collection, RunningCluster, clusters, vectors_of
+from tests.cluster.running import DIMENSION, Collection, RunningCluster, vectors_of
 from tests.fuzz.hostile import grpc_frame
 
 pytestmark = pytest.mark.cluster
@@ -37,24 +37,10 @@ _MEBIBYTE: Final = 1024 * 1024
 _MOST_BYTES: Final = 1024 * _MEBIBYTE
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    with clusters(tmp_path_factory.mktemp("connections")) as start:
-        yield start(workers=1)
-
-
 @pytest.fixture
-def kept(cluster: RunningCluster) -> Iterator[Collection]:
-    """A collection that is the same afterwards, in the same processes, which are no larger."""
-    processes = cluster.processes()
-    collection = cluster.create("kept", shards=2)
-    collection.upsert([f"kept-{n}" for n in range(20)])
-    before = collection.read()
-    yield collection
-    assert cluster.processes() == processes, cluster.logged()[-5_000:]
-    assert collection.read() == before
-    assert "call_failed" not in cluster.logged()
-    assert "Traceback" not in cluster.logged(), cluster.logged()[-6_000:]
+def kept(kept: Collection, cluster: RunningCluster) -> Iterator[Collection]:
+    """As for all of them; and the processes are no larger."""
+    yield kept
     assert _anonymous_bytes(cluster) < _MOST_BYTES
 
 

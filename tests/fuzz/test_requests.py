@@ -6,7 +6,6 @@ import asyncio
 import collections
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ import pytest
 from shoal import errors
 from shoal.v1 import admin_service_pb2, collection_pb2, collection_service_pb2
 from shoal.wire import status
-from tests.cluster.running import Collection, RunningCluster, clusters
+from tests.cluster.running import Collection, RunningCluster
 from tests.fuzz.hostile import COLLECTIONS, DIMENSION, Hostile, Request
 
 pytestmark = pytest.mark.cluster
@@ -32,26 +31,6 @@ _BY_GRPC_ITSELF: Final = frozenset({"RESOURCE_EXHAUSTED", "UNIMPLEMENTED"})
 """What gRPC answers without asking us: a message above the transport's limit, an unknown method."""
 
 _NEVER: Final = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    with clusters(tmp_path_factory.mktemp("fuzz")) as start:
-        yield start(workers=1)
-
-
-@pytest.fixture
-def kept(cluster: RunningCluster) -> Iterator[Collection]:
-    """A collection that nobody means; it and the processes are the same afterwards."""
-    processes = cluster.processes()
-    collection = cluster.create("kept", shards=2)
-    collection.upsert([f"kept-{n}" for n in range(20)])
-    before = collection.read()
-    yield collection
-    assert cluster.processes() == processes, cluster.logged()[-5_000:]
-    assert collection.read() == before
-    assert "call_failed" not in cluster.logged()
-    assert "Traceback" not in cluster.logged(), cluster.logged()[-6_000:]
 
 
 class Memory:

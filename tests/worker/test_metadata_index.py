@@ -31,6 +31,7 @@ from tests.model.strategies import (
     METADATA,
     VECTORS,
 )
+from tests.worker.damage import flip_bit
 from tests.worker.single import SingleShard, answer_of, plain, started
 
 LONG = "long " * 45
@@ -206,18 +207,7 @@ class IndexMachine(RuleBasedStateMachine):
     )
     def damage(self, name: str, place: int, byte: int) -> None:
         """Flip a bit of a stored value behind everybody's back."""
-        environment = self.shard.open._environment
-
-        def flip(txn: Transaction) -> None:
-            with txn.cursor(db=environment.databases[name]) as cursor:
-                items = [(bytes(key), bytes(value)) for key, value in cursor]
-            if items:
-                key, value = items[place % len(items)]
-                flipped = bytearray(value)
-                flipped[byte % len(value)] ^= 4
-                txn.put(key, bytes(flipped), db=environment.databases[name])
-
-        environment.write(flip)
+        flip_bit(self.shard.open._environment, name, place, byte)
 
     @rule()
     def compact(self) -> None:

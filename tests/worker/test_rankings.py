@@ -22,11 +22,11 @@ from shoal.wire.filters import where_from_dict
 from shoal.wire.languages import LANGUAGES as KNOWN_LANGUAGES
 from shoal.wire.sparse import SparseVector
 from shoal_worker import text
-from shoal_worker.environment import Transaction
 from shoal_worker.indexing import advance
 from shoal_worker.sparse_index import SparseIndex
 from shoal_worker.terms_index import TermsIndex
 from shoal_worker.text import analyzer
+from tests.worker.damage import flip_bit
 from tests.worker.single import TIMEOUT_S, SingleShard, started
 
 KEYS = ("first", "second")
@@ -128,18 +128,7 @@ class RankingMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(DATABASES), place=st.integers(0, 20), byte=st.integers(0, 50))
     def damage(self, name: str, place: int, byte: int) -> None:
         """Flip a bit of a stored value behind everybody's back."""
-        environment = self.shard.open._environment
-
-        def flip(txn: Transaction) -> None:
-            with txn.cursor(db=environment.databases[name]) as cursor:
-                items = [(bytes(key), bytes(value)) for key, value in cursor]
-            if items:
-                key, value = items[place % len(items)]
-                flipped = bytearray(value)
-                flipped[byte % len(value)] ^= 4
-                txn.put(key, bytes(flipped), db=environment.databases[name])
-
-        environment.write(flip)
+        flip_bit(self.shard.open._environment, name, place, byte)
 
     @rule()
     def reopen(self) -> None:
