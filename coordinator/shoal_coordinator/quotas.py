@@ -3,7 +3,8 @@
 Collections and snapshots are counted where they are created, by the decision that reserves one, so
 that their number is exact. Records and bytes are what workers report with their heartbeats: the
 coordinator adds them up once a second and tells the gateways, which refuse. It keeps the reports in
-memory alone: after a restart workers register again, and report everything anew.
+memory alone: after a restart workers register again, and report everything anew; until the last one
+has, sums are said to be partial, and gateways go by what they were told before.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import structlog
 from shoal.errors import NotFoundError, QuotaExceededError
 from shoal.internal.v1.catalog_pb2 import CollectionEntry, QuotaEntry
 from shoal.internal.v1.membership_service_pb2 import ShardUsage
+from shoal.internal.v1.routing_service_pb2 import QuotaUsageReport
 from shoal.internal.v1.snapshot_pb2 import SnapshotManifest
 from shoal.server.scopes import Scope, covers, scope_of
-from shoal.v1.admin_service_pb2 import QuotaLimits, QuotaSubject, QuotaUsage
+from shoal.v1.admin_service_pb2 import QuotaLimits, QuotaSubject
 from shoal_coordinator.changes import Changes
 from shoal_coordinator.state import MAX_QUOTAS, CatalogState, Change, check_room
 from shoal_coordinator.table import RoutingTable
@@ -92,7 +94,7 @@ class Usage:
                 self._shards = {i: u for i, u in self._shards.items() if i in kept}
             self._table.tell_usages(self.of_quotas())
 
-    def of_quotas(self) -> dict[str, QuotaUsage]:
+    def of_quotas(self) -> dict[str, QuotaUsageReport]:
         """Give what is used of each quota that limits more than rates."""
         state = self._table.state
         scopes = {
@@ -103,33 +105,36 @@ class Usage:
                 for name in ("max_collections", "max_records", "max_bytes", "max_snapshots")
             )
         }
-        usages = {quota_id: QuotaUsage() for quota_id in scopes}
+        reports = {quota_id: QuotaUsageReport(quota_id=quota_id) for quota_id in scopes}
         if not scopes:
-            return usages
-        by_scope: dict[Scope, list[QuotaUsage]] = {}
+            return reports
+        by_scope: dict[Scope, list[QuotaUsageReport]] = {}
         for quota_id, scope in scopes.items():
-            by_scope.setdefault(scope, []).append(usages[quota_id])
+            reports[quota_id].usage.SetInParent()
+            by_scope.setdefault(scope, []).append(reports[quota_id])
 
-        def of_scopes(names: Scope) -> list[QuotaUsage]:
+        def of_scopes(names: Scope) -> list[QuotaUsageReport]:
             return [
-                usage
+                report
                 for length in range(len(names) + 1)
-                for usage in by_scope.get(names[:length], ())
+                for report in by_scope.get(names[:length], ())
             ]
 
         for snapshot in state.snapshots.values():
             if not snapshot.temporary:
-                for usage in of_scopes(_names_of_snapshot(snapshot)):
-                    usage.snapshots += 1
+                for report in of_scopes(_names_of_snapshot(snapshot)):
+                    report.usage.snapshots += 1
         for entry in state.collections.values():
-            for usage in of_scopes(_names(entry)):
-                usage.collections += 1
+            for report in of_scopes(_names(entry)):
+                report.usage.collections += 1
                 for shard in entry.shards:
-                    reported = self._shards.get(shard.shard_id)
-                    if reported is not None:
-                        usage.records += reported.record_count
-                        usage.bytes += reported.disk_bytes
-        return usages
+                    held = self._shards.get(shard.shard_id)
+                    if held is None:
+                        report.partial = True
+                    else:
+                        report.usage.records += held.record_count
+                        report.usage.bytes += held.disk_bytes
+        return reports
 
 
 def check_collection_quota(state: CatalogState, names: Scope) -> None:

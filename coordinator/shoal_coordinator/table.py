@@ -31,7 +31,6 @@ from shoal.internal.v1.catalog_pb2 import (
     WorkerEntry,
 )
 from shoal.internal.v1.routing_service_pb2 import QuotaUsageReport, WatchTableResponse
-from shoal.v1.admin_service_pb2 import QuotaUsage
 from shoal_coordinator import metrics
 from shoal_coordinator.state import CatalogState, Change
 
@@ -140,7 +139,7 @@ class RoutingTable:
         # What is told beside the versions: how many gateways there are, and what is used of
         # quotas, each with the moment, counted, at which that last changed.
         self._moment = 1
-        self._usages: dict[str, tuple[int, QuotaUsage]] = {}
+        self._usages: dict[str, tuple[int, QuotaUsageReport]] = {}
 
     def publish(self, change: Change) -> None:
         """Make a committed change hold, and tell it to all watches."""
@@ -226,16 +225,16 @@ class RoutingTable:
         missed.reverse()
         return missed
 
-    def tell_usages(self, usages: Mapping[str, QuotaUsage]) -> None:
+    def tell_usages(self, reports: Mapping[str, QuotaUsageReport]) -> None:
         """Tell gateways what is used of quotas, by quota; what has not changed is not repeated."""
-        former = {quota_id: usage for quota_id, (_, usage) in self._usages.items()}
-        if former != usages:
+        former = {quota_id: report for quota_id, (_, report) in self._usages.items()}
+        if former != reports:
             self._tell_moment()
             self._usages = {
                 quota_id: self._usages[quota_id]
-                if former.get(quota_id) == usage
-                else (self._moment, usage)
-                for quota_id, usage in usages.items()
+                if former.get(quota_id) == report
+                else (self._moment, report)
+                for quota_id, report in reports.items()
             }
 
     def since_moment(self, moment: int, version: int) -> tuple[int, WatchTableResponse]:
@@ -248,9 +247,7 @@ class RoutingTable:
         page = self.nothing()
         page.version = version
         page.quota_usages.extend(
-            QuotaUsageReport(quota_id=quota_id, usage=usage)
-            for quota_id, (changed, usage) in self._usages.items()
-            if changed > moment
+            report for changed, report in self._usages.values() if changed > moment
         )
         return self._moment, page
 

@@ -166,7 +166,7 @@ class RoutingTable:
             for quota in page.quotas:
                 self._quotas[quota.quota_id] = quota
             for report in page.quota_usages:
-                self._quota_usages[report.quota_id] = report.usage
+                self._put_quota_usage(report)
             for entry in page.collections:
                 self._put_collection(entry)
         last = pages[-1]
@@ -320,6 +320,13 @@ class RoutingTable:
         self._remove_collection(entry.collection.id)
         self._collections[entry.collection.id] = CollectionRoute.of(entry)
         self._collection_ids[_name_of(entry)] = entry.collection.id
+
+    def _put_quota_usage(self, report: routing_service_pb2.QuotaUsageReport) -> None:
+        known = self._quota_usages.get(report.quota_id)
+        if known is not None and report.partial:
+            report.usage.records = max(report.usage.records, known.records)
+            report.usage.bytes = max(report.usage.bytes, known.bytes)
+        self._quota_usages[report.quota_id] = report.usage
 
     def _remove_collection(self, collection_id: str) -> None:
         route = self._collections.pop(collection_id, None)

@@ -16,6 +16,7 @@ from shoal.internal.v1 import catalog_pb2, membership_service_pb2, routing_servi
 from shoal.server.calls import Call
 from shoal.server.rpc import LocalService, context_for
 from shoal.v1 import admin_service_pb2, collection_pb2, record_service_pb2
+from shoal_coordinator.quotas import Usage
 from shoal_gateway.access import Caller
 from shoal_gateway.table import RoutingTable
 from shoal_gateway.throttle import Throttle, quota_id_of_key, quota_id_of_scope
@@ -51,9 +52,11 @@ class Fixture:
         )
         self.tell(quotas=[entry])
 
-    def use(self, quota_id: str, **used: int) -> None:
+    def use(self, quota_id: str, *, partial: bool = False, **used: int) -> None:
         usage = admin_service_pb2.QuotaUsage(**used)
-        report = routing_service_pb2.QuotaUsageReport(quota_id=quota_id, usage=usage)
+        report = routing_service_pb2.QuotaUsageReport(
+            quota_id=quota_id, usage=usage, partial=partial
+        )
         self.tell(quota_usages=[report])
 
     def call(self, method: str, request: Any, key_id: str = "") -> None:
@@ -280,6 +283,33 @@ async def test_gateways_are_told_how_many_they_are(cluster: Cluster) -> None:
     cluster.gateways.remove(second)
     await second.close()
     assert await table.wait_until(lambda: table.gateway_count == 1, 5)
+
+
+def test_what_a_new_coordinator_has_not_heard_yet_is_not_free() -> None:
+    fixture = Fixture()
+    fixture.limit(quota_id_of_scope(BOOKS), max_records=100)
+    fixture.use(quota_id_of_scope(BOOKS), records=100)
+    fixture.use(quota_id_of_scope(BOOKS), partial=True, records=60)
+    with pytest.raises(QuotaExceededError):
+        fixture.add(1)
+    fixture.use(quota_id_of_scope(BOOKS), records=99)
+    fixture.add(1)
+
+
+async def test_sums_are_partial_until_every_shard_has_been_reported(cluster: Cluster) -> None:
+    await cluster.create("books", shards=2)
+    await cluster.admin.SetQuota(request_of(BOOKS, max_records=1))
+    table = cluster.coordinator.table
+    usage = Usage(table)
+    of_books = quota_id_of_scope(BOOKS)
+    for heard, shard_id in enumerate(table.state.collection_of_shard):
+        told = usage.of_quotas()[of_books]
+        assert told.partial
+        assert told.usage == admin_service_pb2.QuotaUsage(collections=1, records=10 * heard)
+        usage.report([membership_service_pb2.ShardUsage(shard_id=shard_id, record_count=10)])
+    told = usage.of_quotas()[of_books]
+    assert not told.partial
+    assert told.usage == admin_service_pb2.QuotaUsage(collections=1, records=20)
 
 
 async def test_what_workers_report_reaches_gateways_by_quota(cluster: Cluster) -> None:

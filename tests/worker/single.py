@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -274,3 +276,26 @@ def plain(records: pb.ShardRecords) -> dict[str, dict[str, Any]]:
         }
         for i in range(count)
     }
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < give_up_at, "waited in vain"
+        await asyncio.sleep(0.05)
+
+
+async def indexed(single: SingleShard) -> None:
+    """Wait until nothing lags behind the records."""
+    await until(lambda: not single.open.indexes.lag)
+
+
+async def graph_of(single: SingleShard, at_least: int) -> None:
+    """Wait until a graph holds so many vectors."""
+
+    def is_there() -> bool:
+        graph = single.open.newest.graph
+        return graph is not None and graph.vector_count >= at_least
+
+    await until(is_there)

@@ -12,8 +12,7 @@ from shoal_worker.distances import Queries, exact, exact_of_each
 from shoal_worker.distances import Space as Distance
 from shoal_worker.nearest import ranked, ranked_of_each
 from shoal_worker.worker import Worker
-from tests.worker.single import SingleShard, answer_of
-from tests.worker.test_search import graph_of
+from tests.worker.single import SingleShard, answer_of, graph_of
 
 
 @pytest.mark.parametrize("space", list(Distance))

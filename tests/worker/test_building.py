@@ -10,9 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from shoal_worker import building
-from tests.worker.single import SingleShard, answer_of, started
-from tests.worker.test_compaction import until
-from tests.worker.test_search import graph_of, names
+from tests.worker.single import SingleShard, answer_of, graph_of, started, until
+from tests.worker.test_search import names
 
 Vectors = npt.NDArray[np.float32]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from shoal_worker.record_files import copy_path
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.text import number_of
 from shoal_worker.worker import Worker
-from tests.worker.single import SingleShard, answer_of, plain, started
-from tests.worker.test_search import graph_of, names
+from tests.worker.single import SingleShard, answer_of, graph_of, indexed, plain, started, until
+from tests.worker.test_search import names
 
 Vectors = npt.NDArray[np.float32]
 
@@ -41,19 +40,6 @@ async def compacted(single: SingleShard, *, erase: bool) -> Compacted:
     return await asyncio.to_thread(
         single.worker.compacting.compact, holding_of(single), erase=erase
     )
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if holds():
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("not within 20 s")
-
-
-async def indexed(single: SingleShard) -> None:
-    """Wait until nothing lags behind the records."""
-    await until(lambda: not single.open.indexes.lag)
 
 
 def found_in(directory: Path, needle: bytes) -> list[str]:

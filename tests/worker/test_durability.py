@@ -23,8 +23,8 @@ from shoal_worker import building, loading, metrics, shard
 from shoal_worker.checkpoint_files import checkpoints_in
 from shoal_worker.environment import Environment
 from shoal_worker.worker import Worker
-from tests.worker.single import SingleShard, answer_of, plain, started
-from tests.worker.test_search import graph_of, names
+from tests.worker.single import SingleShard, answer_of, graph_of, plain, started
+from tests.worker.test_search import names
 
 Vectors = npt.NDArray[np.float32]
 

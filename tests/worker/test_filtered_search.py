@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,7 +12,7 @@ from shoal.wire.filters import where_from_dict
 from shoal_worker.matching import Selection
 from shoal_worker.search import Search, search
 from shoal_worker.worker import Worker
-from tests.worker.single import SingleShard, answer_of
+from tests.worker.single import SingleShard, answer_of, graph_of, indexed
 
 Vectors = npt.NDArray[np.float32]
 
@@ -42,13 +40,7 @@ async def filled(
 
     for first in range(0, COUNT, 1000):
         await put(range(first, first + 1000))
-    for _ in range(600):
-        graph = shard.open.newest.graph
-        if graph is not None and graph.vector_count >= 5000:
-            break
-        await asyncio.sleep(0.05)
-    else:
-        raise AssertionError("no graph within 30 s")
+    await graph_of(shard, 5000)
     await put(range(COUNT, COUNT + FRESH))
     # Other keys for some rows: away, and back.
     await shard.update([f"id {n}" for n in range(0, 300, 3)], -vectors[:300:3])
@@ -56,6 +48,8 @@ async def filled(
     gone = [f"id {n}" for n in range(1000, 1050)]
     await shard.delete(gone)
     rank[1000:1050] = far[1000:1050] = 10**9
+    # What lags far behind is not searched by its places in the graph.
+    await indexed(shard)
     return shard, rank, far
 
 

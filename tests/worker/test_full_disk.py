@@ -19,9 +19,9 @@ from shoal_worker.building import Need
 from shoal_worker.checkpoint_files import checkpoints_in
 from shoal_worker.compaction import Compaction, CompactionError
 from shoal_worker.record_files import copy_path
-from tests.worker.single import SingleShard, answer_of, plain, started
-from tests.worker.test_compaction import compacted, indexed, until
-from tests.worker.test_search import graph_of, names
+from tests.worker.single import SingleShard, answer_of, graph_of, indexed, plain, started, until
+from tests.worker.test_compaction import compacted
+from tests.worker.test_search import names
 
 Vectors = npt.NDArray[np.float32]
 

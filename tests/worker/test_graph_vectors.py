@@ -30,8 +30,8 @@ from shoal_worker.vector_file import (
     encode_heads,
 )
 from shoal_worker.worker import Worker
-from tests.worker.single import SingleShard, answer_of, started
-from tests.worker.test_search import graph_of, names, true_distances
+from tests.worker.single import SingleShard, answer_of, graph_of, started, until
+from tests.worker.test_search import names, true_distances
 
 Vectors = npt.NDArray[np.float32]
 SHARD = "9b0d2a4e-0000-4000-8000-000000000001"
@@ -311,11 +311,11 @@ async def test_a_damaged_file_is_never_served_and_is_made_again(
     for _ in range(3):
         await check(single, current, vectors[5000:5100])
     await graph_of(single, 2450)
-    for _ in range(600):
-        if metrics.BUILD_SECONDS._sum.get() > seconds and single.open.newest.vectors is not None:
-            break
-        await asyncio.sleep(0.05)
-
+    await until(
+        lambda: (
+            metrics.BUILD_SECONDS._sum.get() > seconds and single.open.newest.vectors is not None
+        )
+    )
     vectors_of = single.open.newest.vectors
     assert vectors_of is not None
     assert vectors_of.is_sound
@@ -336,11 +336,7 @@ async def test_damage_that_comes_while_it_is_open_is_noticed(
     flipped(path)
 
     await check(single, current, vectors[5000:5100])
-    for _ in range(600):
-        if single.open.newest.graph is not graph:
-            break
-        await asyncio.sleep(0.05)
-    assert single.open.newest.graph is not graph
+    await until(lambda: single.open.newest.graph is not graph)
     await check(single, current, vectors[5000:5100])
 
 
@@ -385,11 +381,7 @@ async def test_what_was_deleted_is_not_in_the_next_file(worker: Worker, vectors:
     assert secret in path.read_bytes()
 
     await single.delete(names(range(1500)))
-    for _ in range(600):
-        if not single.open.newest.graph_dead_count:
-            break
-        await asyncio.sleep(0.05)
-
+    await until(lambda: not single.open.newest.graph_dead_count)
     (path,) = vector_files_in(single.directory)
     content = path.read_bytes()
     assert secret not in content

@@ -14,8 +14,7 @@ from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.server.rpc import context_for
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.shard import Shard
-from tests.worker.single import SingleShard, answer_of, plain, started
-from tests.worker.test_compaction import until
+from tests.worker.single import SingleShard, answer_of, plain, started, until
 
 
 def file_count() -> int:

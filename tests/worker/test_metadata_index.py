@@ -32,7 +32,7 @@ from tests.model.strategies import (
     VECTORS,
 )
 from tests.worker.damage import flip_bit
-from tests.worker.single import SingleShard, answer_of, plain, started
+from tests.worker.single import SingleShard, answer_of, indexed, plain, started
 
 LONG = "long " * 45
 """Longer than what a key holds of a string."""
@@ -322,10 +322,6 @@ async def test_a_shard_opens_with_a_damaged_journal(
     again = await started(tmp_path / "worker")
     shard = shard.on(again)
     assert await shard.count(where={"k": {"$gte": 2}}) == 1
-    for _ in range(200):
-        if not shard.open.indexes.lag:
-            break
-        await asyncio.sleep(0.05)
-    assert not shard.open.indexes.lag
+    await indexed(shard)
     assert await shard.count(where={"k": {"$gte": 2}}) == 1
     await again.close()

@@ -13,9 +13,9 @@ from shoal.v1.collection_pb2 import Space
 from shoal.v1.record_service_pb2 import SearchMethod
 from shoal_worker.compaction import Compaction
 from shoal_worker.outliers import outlying
-from tests.worker.single import SingleShard, answer_of, started
+from tests.worker.single import SingleShard, answer_of, graph_of, started
 from tests.worker.test_compaction import compacted
-from tests.worker.test_search import graph_of, names
+from tests.worker.test_search import names
 
 Vectors = npt.NDArray[np.float32]
 

@@ -11,8 +11,7 @@ import pytest
 from shoal.v1.collection_pb2 import Space
 from shoal.v1.record_service_pb2 import SearchMethod
 from shoal_worker.building import Need, need_of
-from tests.worker.single import SingleShard, answer_of, started
-from tests.worker.test_compaction import until
+from tests.worker.single import SingleShard, answer_of, started, until
 from tests.worker.test_search import names
 
 Vectors = npt.NDArray[np.float32]

@@ -21,7 +21,7 @@ from shoal_worker.distances import Space as Distance
 from shoal_worker.graph import Graph
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.worker import Worker
-from tests.worker.single import SingleShard, answer_of, started
+from tests.worker.single import SingleShard, answer_of, graph_of, started
 
 Vectors = npt.NDArray[np.float32]
 SPACES = [Space.SPACE_L2, Space.SPACE_COSINE, Space.SPACE_IP]
@@ -37,16 +37,6 @@ def true_distances(space: Space.ValueType, query: Vectors, vectors: Vectors) -> 
         return np.array(1 - dots)
     lengths = np.linalg.norm(v, axis=1) * np.linalg.norm(q)
     return np.array([1 - d / n if n else 1.0 for d, n in zip(dots, lengths, strict=True)])
-
-
-async def graph_of(shard: SingleShard, at_least: int) -> None:
-    """Wait until a graph holds so many vectors."""
-    for _ in range(600):
-        graph = shard.open.newest.graph
-        if graph is not None and graph.vector_count >= at_least:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("no graph within 30 s")
 
 
 def names(rows: range) -> list[str]:

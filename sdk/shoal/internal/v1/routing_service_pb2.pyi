@@ -195,8 +195,14 @@ class QuotaUsageReport(_message.Message):
 
     QUOTA_ID_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     quota_id: _builtins.str
     """The quota."""
+    partial: _builtins.bool
+    """Whether there are shards whose workers have not told the coordinator what they
+    hold since it began: then records and bytes are no less than this, and what was
+    told before stands where it is more.
+    """
     @_builtins.property
     def usage(self) -> _admin_service_pb2.QuotaUsage:
         """What is used."""
@@ -206,10 +212,11 @@ class QuotaUsageReport(_message.Message):
         *,
         quota_id: _builtins.str = ...,
         usage: _admin_service_pb2.QuotaUsage | None = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["quota_id", b"quota_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partial", b"partial", "quota_id", b"quota_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
