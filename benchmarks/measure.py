@@ -7,6 +7,36 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
+
+RECALL_TARGETS: Final = (0.95, 0.99)
+"""What is compared is compared at equal recall: at these."""
+
+EFFORTS: Final = (
+    *(10, 12, 14, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 72, 80, 90, 100, 112, 128, 144, 160),
+    *(180, 200, 225, 256, 288, 320, 360, 400, 450, 512, 640, 800, 1_024),
+)
+"""Candidates that a search may consider (ef), of which the least that will do is taken."""
+
+
+def least_effort(recall_of: Callable[[int], float], target: float) -> tuple[int, float]:
+    """Find the least effort that reaches a recall; or the greatest, if none does.
+
+    More effort finds more, but for hundredths, so that a search by halves will do.
+
+    Returns:
+        The effort, and its recall.
+    """
+    low, high = 0, len(EFFORTS) - 1
+    recalls = {high: recall_of(EFFORTS[high])}
+    while low < high and recalls[high] >= target:
+        middle = (low + high) // 2
+        recalls[middle] = recall_of(EFFORTS[middle])
+        if recalls[middle] >= target:
+            high = middle
+        else:
+            low = middle + 1
+    return EFFORTS[high], recalls[high]
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,11 +130,12 @@ class Ratio:
 
     def __str__(self) -> str:
         if self.rounds == 1:
-            return f"{_short(self.median)} (1 round)"
-        return f"{_short(self.median)} ({_short(self.low)}–{_short(self.high)})"
+            return f"{short(self.median)} (1 round)"
+        return f"{short(self.median)} ({short(self.low)}–{short(self.high)})"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Give a value with three digits, or all that are before its point."""
     return (
         f"{value:.2f}"
         if abs(value) < 10
@@ -271,6 +272,20 @@ class Recorder:
         run = self.run()
         write(run, path)
         return run
+
+
+def print_run(recorder: Recorder, output: Path | None) -> None:
+    """Print what was measured, and keep it in a file if one is given."""
+    run = recorder.run()
+    if output is not None:
+        write(run, output)
+    print(f"\n{run.benchmark}: {len(run.measurements)} measurements, medians of their rounds\n")
+    for m in run.measurements:
+        parameters = ", ".join(f"{name}={value}" for name, value in m.parameters.items())
+        values = f"{short(m.median)} ({short(min(m.rounds))}–{short(max(m.rounds))}) {m.unit}"
+        print(f"| {m.dataset} | {m.system} | {m.what} | {parameters} | {values} |")
+    for what, why in run.skipped.items():
+        print(f"| skipped: {what} | {why} |")
 
 
 def write(run: Run, path: Path) -> None:
