@@ -2,7 +2,7 @@
 
 The workers are not the real ones: each keeps its shards as files in a directory (so that what a
 restart finds is what was made durable), follows the protocol of `ShardControlService`, and can be
-unreachable, slow or failing.
+unreachable, failing, or stand still until it may go on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CONTROL = "shoal.internal.v1.ShardControlService"
 
 async def eventually(holds: Callable[[], bool]) -> None:
     """Wait until something holds that nobody announces."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -55,7 +55,8 @@ class FakeWorker:
         self.worker_id = self._id_file.read_text()
         self.reachable = True
         self.refuse: Callable[[str], ShoalError | None] = lambda method: None
-        self.delay_s = 0.0
+        self.may_go_on = asyncio.Event()
+        self.held_up: tuple[str, ...] = ()
         self.calls: list[str] = []
 
     def restart(self, address: str | None = None) -> FakeWorker:
@@ -110,8 +111,8 @@ class FakeWorker:
 
     async def _enter(self, method: str) -> None:
         self.calls.append(method)
-        if self.delay_s:
-            await asyncio.sleep(self.delay_s)
+        if method in self.held_up:
+            await self.may_go_on.wait()
         error = self.refuse(method)
         if error is not None:
             raise error
@@ -219,6 +220,20 @@ class Cluster:
                 await worker.register(coordinator)
         return coordinator
 
+    def hold_up(self, *methods: str) -> None:
+        """Have calls of workers stand still, until `go_on`."""
+        for worker in self.workers.values():
+            worker.held_up = methods
+
+    async def called(self, method: str) -> None:
+        """Wait until some worker has been called."""
+        await eventually(lambda: any(method in w.calls for w in self.workers.values()))
+
+    def go_on(self) -> None:
+        """Let the workers answer that were held up."""
+        for worker in self.workers.values():
+            worker.may_go_on.set()
+
     async def settled(self) -> None:
         """Wait until no deletion is unconfirmed."""
         await eventually(lambda: not self.coordinator.table.state.deletions)
@@ -314,10 +329,10 @@ class FakeGateway:
     async def close(self) -> None:
         await self._requests.put(None)
         if self._task is not None:
-            await asyncio.wait_for(self._task, 10)
+            await asyncio.wait_for(self._task, 60)
 
     async def reached(self, version: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.version < version:
                 await self._applied.wait()
 

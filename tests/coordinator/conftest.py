@@ -3,7 +3,14 @@ from pathlib import Path
 
 import pytest
 
+from shoal_coordinator import lifecycle
 from tests.coordinator.cluster import Cluster
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change waits for its confirmations, however slow the machine: not two seconds at most."""
+    monkeypatch.setattr(lifecycle, "CONFIRM_S", 60.0)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from shoal.v1.collection_pb2 import (
     HnswConfiguration,
 )
 from shoal.v1.value_pb2 import Metadata, Value
+from shoal_coordinator import lifecycle
 from tests.coordinator.cluster import Cluster, eventually
 
 
@@ -177,18 +178,19 @@ async def test_get_or_create_leaves_the_existing_one_as_it_is(two_workers: Clust
 async def test_get_or_create_waits_for_a_creation_that_fails(two_workers: Cluster) -> None:
     """The second caller gets the collection, although the one it found first came to nothing."""
     failures = iter([UnavailableError("once")])
+    two_workers.hold_up("create")
     for worker in two_workers.workers.values():
-        worker.delay_s = 0.05
         worker.refuse = lambda method: next(failures, None) if method == "create" else None
 
-    first, second = await asyncio.gather(
-        two_workers.create("books", get_or_create=True),
-        two_workers.create("books", get_or_create=True),
-        return_exceptions=True,
-    )
+    first = asyncio.create_task(two_workers.create("books", get_or_create=True))
+    await two_workers.called("create")
+    second = asyncio.create_task(two_workers.create("books", get_or_create=True))
+    await asyncio.sleep(0)  # so that it has looked, and found the first one's
+    two_workers.go_on()
 
-    assert isinstance(first, UnavailableError)
-    assert isinstance(second, CollectionEntry)
+    with pytest.raises(UnavailableError):
+        await first
+    assert isinstance(await second, CollectionEntry)
 
 
 async def test_an_update_reaches_the_workers_and_the_disk(two_workers: Cluster) -> None:
@@ -238,28 +240,29 @@ async def test_metadata_can_be_removed(two_workers: Cluster) -> None:
 
 
 async def test_an_update_with_a_worker_away_is_answered_and_made_up_for(
-    two_workers: Cluster,
+    two_workers: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = await two_workers.create("books", shards=2)
     worker = two_workers.workers["b:1"]
     worker.refuse = lambda method: UnavailableError("busy") if method == "update" else None
+    monkeypatch.setattr(lifecycle, "CONFIRM_S", 0.3)
 
     begin = time.monotonic()
     await two_workers.update(entry, new_name="novels")
-    assert 1.9 < time.monotonic() - begin < 3
+    assert time.monotonic() - begin > 0.29
 
     worker.refuse = lambda method: None
     await eventually(lambda: [e.collection.name for e in worker.shards.values()] == ["novels"])
 
 
 async def test_a_cancelled_caller_leaves_nothing_half_made(two_workers: Cluster) -> None:
-    for worker in two_workers.workers.values():
-        worker.delay_s = 0.1
+    two_workers.hold_up("create")
     creation = asyncio.create_task(two_workers.create("books", shards=4))
-    await asyncio.sleep(0.05)
+    await two_workers.called("create")
     creation.cancel()
     with pytest.raises(asyncio.CancelledError):
         await creation
+    two_workers.go_on()
 
     entry = await two_workers.create("books", get_or_create=True)
 

@@ -94,21 +94,26 @@ async def test_an_attempt_that_a_worker_voids_is_repeated(cluster: SnapshotClust
 
     assert (await cluster.ended()).status == SNAPSHOT_STATUS_READY
     for worker in cluster.workers.values():
-        assert worker.calls.count("hold") == 3
-        # Two void attempts, and the copies at the end.
-        await eventually(lambda worker=worker: worker.calls.count("release") == 3)  # type: ignore[misc]
+        # At least: on a machine that stands still for longer than a hold, an attempt is void, too.
+        attempts = worker.calls.count("hold")
+        assert attempts >= 3
+        # The void attempts, and the copies at the end.
+        await eventually(
+            lambda worker=worker, attempts=attempts: worker.calls.count("release") == attempts  # type: ignore[misc]
+        )
 
 
 async def test_a_slow_worker_holds_up_nobody(cluster: SnapshotCluster) -> None:
     entry = await cluster.create("books", shards=3)
     slow = cluster.workers["c:1"]
-    # Longer than the hold of the others: every attempt is void until it is quick again.
-    slow.delay_s = 0.4
+    # It does not answer at all: what the others hold they let go by themselves.
+    slow.held_up = ("hold",)
     taking = asyncio.create_task(cluster.snapshot(entry))
+    await cluster.called("hold")
     for _ in range(5):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(60):
             await cluster.write(entry)
-    slow.delay_s = 0
+    slow.may_go_on.set()
     await taking
     assert (await cluster.ended()).status == SNAPSHOT_STATUS_READY
 
@@ -126,7 +131,7 @@ async def test_a_lost_worker_fails_the_snapshot_and_says_so(
 
     assert failed.status == SNAPSHOT_STATUS_FAILED
     assert "b:1 cannot be reached" in failed.failure
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(60):
         await cluster.write(entry)
 
 
@@ -146,7 +151,8 @@ async def test_a_worker_that_was_started_anew_has_lost_its_cut(cluster: Snapshot
 
     assert failed.status == SNAPSHOT_STATUS_FAILED
     assert "started anew" in failed.failure
-    await asyncio.sleep(0.1)
+    under_way = cluster.coordinator._snapshots._under_way
+    await eventually(lambda: not (under_way._taking or under_way._clearing))
     assert cluster.files() == []
 
 

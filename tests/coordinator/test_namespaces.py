@@ -19,8 +19,9 @@ from shoal.errors import (
 from shoal.internal.v1 import catalog_service_pb2 as catalog_api
 from shoal.internal.v1.catalog_pb2 import DatabaseEntry
 from shoal.server.rpc import context_for
+from shoal_coordinator import lifecycle
 from shoal_coordinator.state import DEFAULT_DATABASE, DEFAULT_TENANT
-from tests.coordinator.cluster import Cluster
+from tests.coordinator.cluster import Cluster, eventually
 
 
 async def create_tenant(cluster: Cluster, name: str) -> None:
@@ -110,12 +111,15 @@ async def test_the_default_database_cannot_be_deleted(cluster: Cluster) -> None:
 
 async def test_a_collection_is_not_created_into_a_deleted_database(two_workers: Cluster) -> None:
     await create_database(two_workers, "library", DEFAULT_TENANT)
-    for worker in two_workers.workers.values():
-        worker.delay_s = 0.1
+    two_workers.hold_up("create")
     creation = asyncio.create_task(two_workers.create("books", database="library"))
-    await asyncio.sleep(0.05)
+    await two_workers.called("create")
 
-    await delete_database(two_workers, "library", DEFAULT_TENANT)
+    deletion = asyncio.create_task(delete_database(two_workers, "library", DEFAULT_TENANT))
+    state = two_workers.coordinator.table.state
+    await eventually(lambda: (DEFAULT_TENANT, "library") not in state.database_ids)
+    two_workers.go_on()
+    await deletion
 
     with pytest.raises(CollectionNotFoundError, match="while the collection was being created"):
         await creation
@@ -146,7 +150,10 @@ async def test_reset_leaves_the_defaults(two_workers: Cluster) -> None:
     await two_workers.create("books")
 
 
-async def test_reset_with_a_worker_down_reaches_it_later(two_workers: Cluster) -> None:
+async def test_reset_with_a_worker_down_reaches_it_later(
+    two_workers: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "CONFIRM_S", 0.3)
     await two_workers.restart(allow_reset=True)
     await two_workers.create("books", shards=4)
     away = two_workers.workers["b:1"]

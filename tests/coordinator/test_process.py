@@ -47,7 +47,7 @@ class CoordinatorProcess:
             f"--port={self.port}",
             env={**os.environ, "SHOAL_CRASH_POINT": crash_point},
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while True:
                 with contextlib.suppress(ShoalError):
                     await self.call("GetTenant", catalog_api.GetTenantRequest(name=DEFAULT_TENANT))
@@ -56,7 +56,7 @@ class CoordinatorProcess:
 
     async def call(self, method: str, request: Any) -> Any:
         return await rpc.call(
-            getattr(CatalogServiceStub(self.channel), method), request, timeout_s=10
+            getattr(CatalogServiceStub(self.channel), method), request, timeout_s=60
         )
 
     async def create(self, name: str, shards: int) -> Any:
@@ -86,7 +86,7 @@ class CoordinatorProcess:
                 cluster_id=worker.cluster_id,
                 shards=worker.held(),
             )
-            response = await rpc.call(stub.RegisterWorker, request, timeout_s=10)
+            response = await rpc.call(stub.RegisterWorker, request, timeout_s=60)
             (worker.directory / "cluster_id").write_text(response.cluster_id)
             if not first:
                 return
@@ -164,6 +164,6 @@ async def test_it_stops_at_once_though_gateways_follow_it(
     await coordinator.create("books", shards=1)
     await eventually(lambda: bool(names))
     assert names == ["books"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await coordinator.stop() == 0
         await following
