@@ -25,7 +25,7 @@ from tools import deploy_tools
 
 SERVERS: Final = ("moto", "versitygw")
 
-_START_TIMEOUT_S: Final = 30.0
+_START_TIMEOUT_S: Final = 120.0
 
 
 class Server(NamedTuple):
@@ -81,7 +81,7 @@ def _wait_for(endpoint: str) -> None:
     give_up_at = time.monotonic() + _START_TIMEOUT_S
     while True:
         try:
-            urllib.request.urlopen(endpoint, timeout=5).close()
+            urllib.request.urlopen(endpoint, timeout=30).close()
             return
         except urllib.error.HTTPError as refusal:
             refusal.close()

@@ -34,7 +34,9 @@ class Membership:
     async def register_worker(self, request, context):
         return m.RegisterWorkerResponse(cluster_id="c")
     async def heartbeat_worker(self, request, context):
-        await asyncio.sleep(1.0)
+        print("called", flush=True)
+        # Until the test has read what it came for, or as good as for ever.
+        await asyncio.to_thread(sys.stdin.readline)
         return m.HeartbeatWorkerResponse()
 
 @contextlib.asynccontextmanager
@@ -65,6 +67,7 @@ class Running:
         reading, self.parent = os.pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-c", _ROLE.replace("MODE", repr(mode)), *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -80,8 +83,18 @@ class Running:
         port, health, metrics = line.split()
         return int(port), int(health), int(metrics)
 
+    def is_called(self) -> None:
+        """Wait until a heartbeat is under way: it is answered when `answer` is called."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "called\n"
+
+    def answer(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=120)
         return self.process.returncode, out, err
 
 
@@ -104,7 +117,7 @@ def start() -> Iterator[type[Running]]:
 
 def _get(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -115,7 +128,7 @@ def _health(port: int, service: str = "") -> int:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        return int(stub.Check(request, timeout=5).status)
+        return int(stub.Check(request, timeout=60).status)
 
 
 def test_a_role_serves_health_reflection_and_metrics(start: type[Running]) -> None:
@@ -124,10 +137,10 @@ def test_a_role_serves_health_reflection_and_metrics(start: type[Running]) -> No
     assert _health(health) == _health(port, name) == health_pb2.HealthCheckResponse.SERVING
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = membership_service_pb2_grpc.MembershipServiceStub(channel)
-        stub.RegisterWorker(membership_service_pb2.RegisterWorkerRequest(), timeout=5)
+        stub.RegisterWorker(membership_service_pb2.RegisterWorkerRequest(), timeout=60)
         asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
         reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-        told = next(reflection.ServerReflectionInfo(iter(asked), timeout=5))
+        told = next(reflection.ServerReflectionInfo(iter(asked), timeout=60))
         names = {service.name for service in told.list_services_response.service}
         assert {name, "grpc.health.v1.Health"} <= names
     status, text = _get(metrics, "/metrics")
@@ -146,7 +159,7 @@ def test_the_http_port_survives_nonsense(start: type[Running]) -> None:
     _, _, metrics = start().ports()
     for sent in (b"\x00" * 100_000, b"POST /metrics HTTP/1.1\r\n\r\n", b""):
         with (
-            socket.create_connection(("127.0.0.1", metrics), timeout=5) as connection,
+            socket.create_connection(("127.0.0.1", metrics), timeout=60) as connection,
             contextlib.suppress(OSError),
         ):
             connection.sendall(sent)
@@ -157,17 +170,18 @@ def test_the_http_port_survives_nonsense(start: type[Running]) -> None:
 def test_a_signal_stops_in_order_and_lets_calls_end(
     start: type[Running], number: signal.Signals
 ) -> None:
-    running = start()
+    running = start("--stop-grace-s=120")
     port, health, _ = running.ports()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = membership_service_pb2_grpc.MembershipServiceStub(channel)
         request = membership_service_pb2.HeartbeatWorkerRequest()
-        under_way = stub.HeartbeatWorker.future(request, timeout=10)
-        time.sleep(0.3)
+        under_way = stub.HeartbeatWorker.future(request, timeout=60)
+        running.is_called()
         running.process.send_signal(number)
-        time.sleep(0.2)
-        assert _health(health) == health_pb2.HealthCheckResponse.NOT_SERVING
+        while _health(health) != health_pb2.HealthCheckResponse.NOT_SERVING:
+            time.sleep(0.01)
         assert _health(health, LIVE) == health_pb2.HealthCheckResponse.SERVING
+        running.answer()
         assert under_way.result() == membership_service_pb2.HeartbeatWorkerResponse()
     code, out, err = running.end()
     assert (code, out) == (0, "closed\n")
@@ -175,17 +189,19 @@ def test_a_signal_stops_in_order_and_lets_calls_end(
 
 
 def test_a_second_signal_ends_at_once(start: type[Running]) -> None:
-    running = start()
-    port, _, _ = running.ports()
+    running = start("--stop-grace-s=120")
+    port, health, _ = running.ports()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = membership_service_pb2_grpc.MembershipServiceStub(channel)
         request = membership_service_pb2.HeartbeatWorkerRequest()
-        under_way = stub.HeartbeatWorker.future(request, timeout=10)
-        time.sleep(0.3)
-        for _ in range(2):
-            running.process.send_signal(signal.SIGTERM)
-            time.sleep(0.1)
-        assert running.process.wait(timeout=0.5) == -signal.SIGTERM
+        under_way = stub.HeartbeatWorker.future(request, timeout=60)
+        running.is_called()
+        running.process.send_signal(signal.SIGTERM)
+        while _health(health) != health_pb2.HealthCheckResponse.NOT_SERVING:
+            time.sleep(0.01)
+        # The call would hold it up, and then it would end in order: with 0.
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(timeout=120) == -signal.SIGTERM
         assert isinstance(under_way.exception(), grpc.RpcError)
 
 

@@ -113,7 +113,7 @@ def _request() -> membership.HeartbeatWorkerRequest:
 async def test_an_answer_comes_back(cluster: Cluster) -> None:
     stub = await cluster.stub(lambda request, context: None)
     answer = await rpc.call(
-        stub.RegisterWorker, membership.RegisterWorkerRequest(worker_id="w"), timeout_s=5
+        stub.RegisterWorker, membership.RegisterWorkerRequest(worker_id="w"), timeout_s=60
     )
     assert answer.cluster_id == "w"
 
@@ -130,7 +130,7 @@ async def test_an_error_arrives_as_the_class_that_was_raised(cluster: Cluster) -
 
     stub = await cluster.stub(answer)
     with pytest.raises(errors.DimensionMismatchError, match="dimension 768, got 384") as caught:
-        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5)
+        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60)
     assert caught.value.metadata == {"dimension": "768"}
     assert caught.value.violations == raised.violations
 
@@ -141,7 +141,7 @@ async def test_what_happened_inside_does_not_leak(cluster: Cluster) -> None:
 
     stub = await cluster.stub(answer)
     with pytest.raises(errors.InternalError) as caught:
-        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5)
+        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60)
     assert "hunter2" not in str(caught.value)
     assert caught.value.metadata["request_id"] in str(caught.value)
 
@@ -149,11 +149,11 @@ async def test_what_happened_inside_does_not_leak(cluster: Cluster) -> None:
 async def test_a_service_that_answers_with_no_message_is_a_defect(cluster: Cluster) -> None:
     stub = await cluster.stub(lambda request, context: True)
     with pytest.raises(errors.InternalError):
-        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5)
+        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60)
 
 
 async def test_a_call_that_does_not_answer_ends_at_its_deadline(cluster: Cluster) -> None:
-    stub = await cluster.stub(lambda request, context: asyncio.sleep(30))
+    stub = await cluster.stub(lambda request, context: asyncio.sleep(600))
     with pytest.raises(errors.DeadlineExceededError):
         await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=0.1)
 
@@ -174,14 +174,14 @@ async def test_a_timeout_of_the_service_s_own_is_not_the_caller_s(cluster: Clust
 
     stub = await cluster.stub(answer)
     with pytest.raises(errors.InternalError):
-        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5)
+        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60)
 
 
 async def test_a_call_without_a_deadline_gets_the_server_s(cluster: Cluster) -> None:
     left: list[float] = []
     stub = await cluster.stub(lambda request, context: left.append(context.time_remaining()))
     await stub.HeartbeatWorker(_request())
-    assert 59 < left[0] <= 60
+    assert 30 < left[0] <= 60
 
 
 async def test_the_request_id_goes_through(cluster: Cluster) -> None:
@@ -193,7 +193,7 @@ async def test_the_request_id_goes_through(cluster: Cluster) -> None:
 
     outer = await cluster.stub(pass_on)
     await rpc.call(
-        outer.HeartbeatWorker, _request(), timeout_s=5, metadata=[(REQUEST_ID_KEY, "abc-1")]
+        outer.HeartbeatWorker, _request(), timeout_s=60, metadata=[(REQUEST_ID_KEY, "abc-1")]
     )
     assert seen == ["abc-1"]
 
@@ -209,21 +209,24 @@ async def test_the_request_id_comes_back(sockets: Cluster) -> None:
 
 async def test_calls_above_the_limit_are_refused_and_not_queued(cluster: Cluster) -> None:
     release = asyncio.Event()
+    under_way = asyncio.Semaphore(0)
 
     async def answer(request: object, context: object) -> None:
+        under_way.release()
         await release.wait()
 
     stub = await cluster.stub(answer, calls=2)
     waiting = [
-        asyncio.create_task(rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5))
+        asyncio.create_task(rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60))
         for _ in range(2)
     ]
-    await asyncio.sleep(0.1)
+    for _ in waiting:
+        await under_way.acquire()
     with pytest.raises(errors.OverloadedError, match="limit"):
-        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5)
+        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60)
     release.set()
     await asyncio.gather(*waiting)
-    await rpc.call(stub.RegisterWorker, membership.RegisterWorkerRequest(), timeout_s=5)
+    await rpc.call(stub.RegisterWorker, membership.RegisterWorkerRequest(), timeout_s=60)
 
 
 async def test_a_malformed_message_is_refused_and_the_server_lives(sockets: Cluster) -> None:
@@ -232,10 +235,10 @@ async def test_a_malformed_message_is_refused_and_the_server_lives(sockets: Clus
     )
     raw = channel.unary_unary(f"/{_MEMBERSHIP}/HeartbeatWorker")
     with pytest.raises(errors.InvalidArgumentError, match="not a serialised"):
-        await rpc.call(raw, b"\xff\xff\xff", timeout_s=5)
+        await rpc.call(raw, b"\xff\xff\xff", timeout_s=60)
     with pytest.raises(errors.InvalidArgumentError, match="max_message_bytes: 1000"):
-        await rpc.call(raw, b"\x0a\xff\x10" + b"x" * 3000, timeout_s=5)
-    assert await rpc.call(raw, b"", timeout_s=5) == b""
+        await rpc.call(raw, b"\x0a\xff\x10" + b"x" * 3000, timeout_s=60)
+    assert await rpc.call(raw, b"", timeout_s=60) == b""
 
 
 async def test_a_message_over_the_transport_s_limit_is_refused(sockets: Cluster) -> None:
@@ -245,30 +248,31 @@ async def test_a_message_over_the_transport_s_limit_is_refused(sockets: Cluster)
     ) as unbounded:
         raw: Any = unbounded.unary_unary(f"/{_MEMBERSHIP}/HeartbeatWorker")
         with pytest.raises(errors.OverloadedError, match="larger than max"):
-            await rpc.call(raw, bytes(rpc.MAX_MESSAGE_BYTES + 1), timeout_s=30)
+            await rpc.call(raw, bytes(rpc.MAX_MESSAGE_BYTES + 1), timeout_s=60)
     assert await rpc.call(
         channel.unary_unary(f"/{_MEMBERSHIP}/HeartbeatWorker"),
         b"",
-        timeout_s=5,
+        timeout_s=60,
     ) == b""  # fmt: skip
 
 
 async def test_a_cancelled_call_stops_the_service(sockets: Cluster) -> None:
     contexts: list[rpc.CallContext] = []
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def answer(request: object, context: rpc.CallContext) -> None:
         contexts.append(context)
+        begun.set()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(600)
         finally:
             ended.set()
 
     stub = await sockets.stub(answer)
     call = stub.HeartbeatWorker(_request())
-    await asyncio.sleep(0.1)
+    await begun.wait()
     call.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await ended.wait()
         await asyncio.sleep(0)
     with pytest.raises(errors.DeadlineExceededError, match="gone"):
@@ -276,20 +280,22 @@ async def test_a_cancelled_call_stops_the_service(sockets: Cluster) -> None:
 
 
 async def test_a_cancelled_caller_leaves_the_call_to_its_deadline(sockets: Cluster) -> None:
-    ended = asyncio.Event()
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def answer(request: object, context: rpc.CallContext) -> None:
-        await asyncio.sleep(0.3)
+        begun.set()
+        await may_end.wait()
         context.check()
         ended.set()
 
     stub = await sockets.stub(answer)
-    task = asyncio.create_task(rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5))
-    await asyncio.sleep(0.1)
+    task = asyncio.create_task(rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60))
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(5):
+    may_end.set()
+    async with asyncio.timeout(60):
         await ended.wait()
 
 
@@ -298,19 +304,23 @@ async def test_an_unreachable_address_is_named(unused_tcp_port: int) -> None:
     async with rpc.channel(address) as channel:
         stub = membership_grpc.MembershipServiceStub(channel)
         with pytest.raises(errors.UnavailableError, match=address) as caught:
-            await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5)
+            await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60)
         assert caught.value.metadata["address"] == address
     with pytest.raises(errors.UnavailableError, match="closed"):
-        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5)
+        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60)
 
 
 async def test_a_channel_closed_under_a_call_does_not_cancel_the_caller(sockets: Cluster) -> None:
-    stub_channel: Any = await sockets.channel(
-        {_MEMBERSHIP: Membership(lambda request, context: asyncio.sleep(30))}
-    )
+    begun = asyncio.Event()
+
+    async def answer(request: object, context: rpc.CallContext) -> None:
+        begun.set()
+        await asyncio.sleep(600)
+
+    stub_channel: Any = await sockets.channel({_MEMBERSHIP: Membership(answer)})
     stub = membership_grpc.MembershipServiceStub(stub_channel)
-    task = asyncio.create_task(rpc.call(stub.HeartbeatWorker, _request(), timeout_s=20))
-    await asyncio.sleep(0.1)
+    task = asyncio.create_task(rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60))
+    await begun.wait()
     await stub_channel.close()
     with pytest.raises(errors.UnavailableError, match="closed during"):
         await task
@@ -372,12 +382,12 @@ async def test_calls_are_counted_under_the_customary_names(cluster: Cluster) -> 
     before = count("NOT_FOUND")
     stub = await cluster.stub(answer)
     with pytest.raises(errors.NotRegisteredError):
-        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=5)
+        await rpc.call(stub.HeartbeatWorker, _request(), timeout_s=60)
     assert count("NOT_FOUND") == before + 1
 
 
 def test_a_context_within_the_process_has_a_deadline() -> None:
-    context = rpc.context_for(2.0, "r-1")
-    assert 1.5 < context.time_remaining() <= 2.0
+    context = rpc.context_for(100.0, "r-1")
+    assert 50 < context.time_remaining() <= 100.0
     assert context.request_id == "r-1"
     assert math.isfinite(context.time_remaining())

@@ -75,7 +75,7 @@ class Membership:
     ) -> membership_service_pb2.RegisterWorkerResponse:
         if self.next is not None:
             heartbeat = membership_service_pb2.HeartbeatWorkerRequest()
-            await rpc.call(self.next.HeartbeatWorker, heartbeat, timeout_s=5)
+            await rpc.call(self.next.HeartbeatWorker, heartbeat, timeout_s=60)
         return membership_service_pb2.RegisterWorkerResponse()
 
 
@@ -108,7 +108,7 @@ async def served() -> AsyncIterator[tuple[Any, Any, Membership]]:
 
 async def _register(stub: Any, *metadata: tuple[str, str]) -> None:
     request = membership_service_pb2.RegisterWorkerRequest()
-    await rpc.call(stub.RegisterWorker, request, timeout_s=5, metadata=metadata)
+    await rpc.call(stub.RegisterWorker, request, timeout_s=60, metadata=metadata)
 
 
 def _parent(span: ReadableSpan) -> int | None:
@@ -172,7 +172,7 @@ async def test_an_error_says_its_reason(spans: Spans, served: tuple[Any, Any, Me
     stub, _, _ = served
     request = membership_service_pb2.HeartbeatWorkerRequest()
     with pytest.raises(errors.DataLossError):
-        await rpc.call(stub.HeartbeatWorker, request, timeout_s=5)
+        await rpc.call(stub.HeartbeatWorker, request, timeout_s=60)
     for span in spans.all():
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes is not None
@@ -273,8 +273,8 @@ def test_a_query_s_trace_goes_through_all_processes(
         n_results=1,
     ).SerializeToString()
     send: Any = cluster.channel().unary_unary("/shoal.v1.RecordService/Query")
-    send(query, timeout=10, metadata=(_TRACEPARENT,))
-    wait_for(lambda: len(receiver.of_trace(_TRACE_ID)) >= 3, 20)
+    send(query, timeout=60, metadata=(_TRACEPARENT,))
+    wait_for(lambda: len(receiver.of_trace(_TRACE_ID)) >= 3)
     found = {(name, span.name, span.kind): span for name, span in receiver.of_trace(_TRACE_ID)}
     search = "shoal.internal.v1.ShardDataService/SearchShards"
     server, client = 2, 3
@@ -286,4 +286,4 @@ def test_a_query_s_trace_goes_through_all_processes(
     assert answered.parent_span_id == sent.span_id
     assert len(found) == 3
     # Creating the collection went through the coordinator; and health is never traced.
-    wait_for(lambda: "shoal-coordinator" in receiver.services(), 20)
+    wait_for(lambda: "shoal-coordinator" in receiver.services())
