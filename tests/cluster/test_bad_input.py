@@ -29,7 +29,7 @@ def collection(shared: RunningCluster) -> Iterator[Collection]:
     assert shared.processes() == processes
 
 
-def _refusal(cluster: RunningCluster, method: str, request: bytes, timeout_s: float = 30) -> Any:
+def _refusal(cluster: RunningCluster, method: str, request: bytes, timeout_s: float = 60) -> Any:
     """Send bytes, and give the error."""
     with grpc.insecure_channel(
         f"127.0.0.1:{cluster.port}", options=[("grpc.max_send_message_length", -1)]
@@ -110,5 +110,5 @@ def test_calls_that_are_cancelled(shared: RunningCluster, collection: Collection
 
 def test_what_is_not_http2(shared: RunningCluster, collection: Collection) -> None:
     for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 10_000, b""):
-        with socket.create_connection(("127.0.0.1", shared.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", shared.port), timeout=60) as connection:
             connection.sendall(sent)

@@ -61,7 +61,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(180)
         if self.crashed is not None:
             raise self.crashed
 
@@ -144,14 +144,15 @@ def test_everything_is_killed_again_and_again(start: Start) -> None:
     _check(collection, writers)
     # And over an end of everything at once.
     for process in cluster.processes():
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # its parent's end was its own
+            os.kill(process, signal.SIGKILL)
     cluster.process.wait()
     again = start()
     _check(Collection(again, collection.id), writers)
 
 
 def _repeated_until_answered(collection: Collection, ids: list[str], write_id: bytes) -> Any:
-    give_up_at = time.monotonic() + 30
+    give_up_at = time.monotonic() + 240
     while True:
         try:
             return collection.upsert(ids, version=2, write_id=write_id)

@@ -26,7 +26,7 @@ def _refused(*arguments: str) -> str:
         [sys.executable, "-m", "shoal_local", "up", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=dict(os.environ),
     )
     assert ended.returncode != 0, ended.stdout

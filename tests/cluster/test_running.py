@@ -34,7 +34,7 @@ def _shoal(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         [sys.executable, "-m", "shoal_local", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env={**os.environ, **environment},
     )
 
@@ -63,10 +63,10 @@ def test_the_public_port_serves_health_and_reflection(shared: RunningCluster) ->
     serving = health_pb2.HealthCheckResponse.SERVING
     for name in ("", "shoal.v1.RecordService"):
         request = health_pb2.HealthCheckRequest(service=name)
-        assert health.Check(request, timeout=5).status == serving
+        assert health.Check(request, timeout=60).status == serving
     reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
-    told = next(reflection.ServerReflectionInfo(iter(asked), timeout=5))
+    told = next(reflection.ServerReflectionInfo(iter(asked), timeout=60))
     names = {service.name for service in told.list_services_response.service}
     assert {
         "shoal.v1.AdminService",
@@ -80,10 +80,10 @@ def test_every_role_has_a_health_and_a_metrics_port(shared: RunningCluster) -> N
     for role in shared.state()["roles"]:
         with grpc.insecure_channel(f"127.0.0.1:{role['health_port']}") as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
-            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         url = f"http://127.0.0.1:{role['metrics_port']}/metrics"
-        with urllib.request.urlopen(url, timeout=5) as page:
+        with urllib.request.urlopen(url, timeout=60) as page:
             text = page.read().decode()
         assert f'role="{role["role"]}"' in text
         assert "grpc_server_handled_total" in text
@@ -127,7 +127,7 @@ def test_a_worker_s_directory_has_one_process(shared: RunningCluster) -> None:
         [sys.executable, "-m", "shoal_worker", f"--data-dir={directory}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert second.returncode == 1
     assert str(directory) in second.stderr
@@ -229,8 +229,8 @@ def test_children_end_when_their_parent_is_killed(start: Start) -> None:
     processes = cluster.processes()
     assert len(processes) == 5
     os.kill(cluster.process.pid, signal.SIGKILL)
-    wait_for(lambda: not any(is_running(process) for process in processes[1:]), 20)
-    wait_for(lambda: not running_in(cluster.data), 20)
+    wait_for(lambda: not any(is_running(process) for process in processes[1:]))
+    wait_for(lambda: not running_in(cluster.data))
     # And the next one can start at once.
     assert start().create("orphans").read() == {"a": 0}
 
@@ -296,12 +296,12 @@ def test_two_at_once_on_a_new_directory(tmp_path: Path) -> None:
         wait_for(lambda: (data / "run.json").exists())
         thread = threading.Thread(target=lambda: results.append(_shoal(*command[3:])))
         thread.start()
-        thread.join(60)
+        thread.join(240)
         assert results[0].returncode == 1
         assert "in use" in results[0].stderr
     finally:
         first.send_signal(signal.SIGTERM)
-        first.communicate(timeout=60)
+        first.communicate(timeout=240)
     assert first.returncode == 0
     assert not running_in(tmp_path)
 
