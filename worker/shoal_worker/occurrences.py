@@ -8,7 +8,7 @@ numbers whatever the index holds, and in whatever shard it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -17,11 +17,15 @@ import numpy.typing as npt
 
 from shoal_worker.environment import Transaction
 from shoal_worker.matching import Selection, select
+from shoal_worker.rows import rows_of
+from shoal_worker.sealed import DamagedIndexError
 from shoal_worker.segment_format import Contents, Posting, among
 from shoal_worker.segments import Segments
+from shoal_worker.sparse_index import SparseIndex
 from shoal_worker.state import Pinned
+from shoal_worker.terms_index import TermsIndex
 
-__all__ = ["Best", "Found", "Part", "RankedRows"]
+__all__ = ["Begin", "Best", "Found", "Part", "RankedRows", "find"]
 
 _CHECK_EVERY: Final = 64
 
@@ -142,6 +146,46 @@ class Found:
             self.take(Part(rows, lengths, has_one, kept))
 
 
+Begin = Callable[[], Callable[[Part], None] | None]
+"""Gives what takes the parts; called again where the first attempt met damage."""
+
+
+def find(
+    pinned: Pinned,
+    index: SparseIndex | TermsIndex | None,
+    numbers: Sequence[int],
+    begin: Begin,
+    count: Callable[[Iterable[int] | None], Iterator[Contents]],
+    check: Callable[[], None],
+) -> Found:
+    """Find numbers in all rows: by an index and in what it lacks, or directly.
+
+    Args:
+        pinned: The shard.
+        index: That holds the numbers; None: there is none that does.
+        numbers: Ascending, none twice.
+        begin: Gives what takes the parts.
+        count: Counts some rows directly, ascending; None: all.
+        check: Called now and then; what it raises ends the search.
+    """
+    txn, indexes = pinned.txn, pinned.indexes
+    lacking: npt.NDArray[np.uint32] | None = None
+    found = Found(numbers, begin())
+    if index is not None:
+        try:
+            uncovered = indexes.uncovered(txn, index, pinned.state.meta, remember=True)
+            if uncovered is not None:
+                lacking = rows_of(uncovered)
+                found.add_segments(txn, index.segments, lacking, check)
+        except DamagedIndexError:
+            indexes.report_damage(index)
+            lacking, found = None, Found(numbers, begin())
+    for contents in count(None if lacking is None else lacking.tolist()):
+        check()
+        found.add_contents(contents)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class RankedRows:
     """Rows, best first, equal distances by row.
@@ -153,6 +197,9 @@ class RankedRows:
 
     rows: npt.NDArray[np.uint32]
     distances: npt.NDArray[np.float64]
+
+
+_NONE: Final = RankedRows(np.empty(0, np.uint32), np.empty(0))
 
 
 class Best:
@@ -184,7 +231,7 @@ class Best:
         self._distances_of = distances_of
         self._limit = limit
         self._check = check
-        self._best = RankedRows(np.empty(0, np.uint32), np.empty(0))
+        self._best = _NONE
 
     def take(self, part: Part) -> None:
         """Take the best of a part."""
@@ -209,3 +256,8 @@ class Best:
     def ranked(self) -> RankedRows:
         """What is best so far."""
         return self._best
+
+    def begin(self) -> Callable[[Part], None]:
+        """Begin anew, and give what takes the parts."""
+        self._best = _NONE
+        return self.take

@@ -6,22 +6,19 @@ they are to be weighed by how rare they are: one shard and eight give the same d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import InvalidArgumentError
-from shoal_worker.environment import Transaction
 from shoal_worker.matching import Selection
-from shoal_worker.occurrences import Best, Found, Part, RankedRows
-from shoal_worker.rows import rows_of
-from shoal_worker.sealed import DamagedIndexError
+from shoal_worker.occurrences import Begin, Best, Found, Part, RankedRows, find
 from shoal_worker.segment_format import Contents
 from shoal_worker.sparse_index import SparseIndex, gathered, sparse_vectors
 from shoal_worker.state import Pinned
-from shoal_worker.store import Store
 
 __all__ = ["measure_sparse", "rank_sparse"]
 
@@ -69,15 +66,9 @@ def rank_sparse(
             np.add.at(products, places.astype(np.intp), weighed)
         return 1.0 - products
 
-    # One for each attempt: of two the first met damage.
-    attempts: list[Best] = []
-
-    def begin() -> Callable[[Part], None]:
-        attempts.append(Best(pinned, distances_of, selection, limit, check))
-        return attempts[-1].take
-
-    _found(pinned, index, index.dimensions(key, indices).tolist(), begin, check)
-    return attempts[-1].ranked
+    best = Best(pinned, distances_of, selection, limit, check)
+    _found(pinned, index, index.dimensions(key, indices).tolist(), best.begin, check)
+    return best.ranked
 
 
 def _index(pinned: Pinned, key: str) -> SparseIndex:
@@ -91,40 +82,15 @@ def _found(
     pinned: Pinned,
     index: SparseIndex,
     numbers: Sequence[int],
-    begin: Callable[[], Callable[[Part], None] | None],
+    begin: Begin,
     check: Callable[[], None],
 ) -> Found:
-    """Find dimensions; `begin` gives what takes the parts, anew if the index proves damaged."""
-    txn, store, indexes = pinned.txn, pinned.store, pinned.indexes
-    try:
-        uncovered = indexes.uncovered(txn, index, pinned.state.meta, remember=True)
-        if uncovered is not None:
-            found = Found(numbers, begin())
-            rows = rows_of(uncovered)
-            found.add_segments(txn, index.segments, rows, check)
-            for contents in _counted(txn, store, index, iter(rows.tolist())):
-                check()
-                found.add_contents(contents)
-            return found
-    except DamagedIndexError:
-        indexes.report_damage(index)
-    found = Found(numbers, begin())
-    every = (row for row, _ in store.rows_from(txn, 0))
-    for contents in _counted(txn, store, index, every):
-        check()
-        found.add_contents(contents)
-    return found
+    txn, store = pinned.txn, pinned.store
 
+    def count(rows: Iterable[int] | None) -> Iterator[Contents]:
+        walk = iter(rows) if rows is not None else (row for row, _ in store.rows_from(txn, 0))
+        while part := list(itertools.islice(walk, _SCANNED_ROWS)):
+            values = ((row, store.value(txn, store.metadata, row)) for row in part)
+            yield gathered(index, ((row, sparse_vectors(v, index.keys)) for row, v in values))
 
-def _counted(
-    txn: Transaction, store: Store, index: SparseIndex, rows: Iterator[int]
-) -> Iterator[Contents]:
-    """Read vectors directly."""
-    part: list[tuple[int, bytes | None]] = []
-    for row in rows:
-        part.append((row, store.value(txn, store.metadata, row)))
-        if len(part) == _SCANNED_ROWS:
-            yield gathered(index, ((r, sparse_vectors(v, index.keys)) for r, v in part))
-            part = []
-    if part:
-        yield gathered(index, ((r, sparse_vectors(v, index.keys)) for r, v in part))
+    return find(pinned, index, numbers, begin, count, check)

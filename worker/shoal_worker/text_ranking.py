@@ -22,9 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_worker.matching import Selection
-from shoal_worker.occurrences import Best, Found, Part, RankedRows
-from shoal_worker.rows import rows_of
-from shoal_worker.sealed import DamagedIndexError
+from shoal_worker.occurrences import Begin, Best, Found, Part, RankedRows, find
 from shoal_worker.segment_format import Contents
 from shoal_worker.state import Pinned
 from shoal_worker.terms_index import contents_of
@@ -116,15 +114,8 @@ def _occurrences(
     numbers = sorted(numbered)
     terms = tuple(numbered[number] for number in numbers)
 
-    # One for each attempt: of two the first met damage.
-    attempts: list[_Kept] = []
-
-    def begin() -> Callable[[Part], None]:
-        attempts.append(_Kept())
-        return attempts[-1].take
-
-    found = _found(pinned, numbers, chosen, begin, check)
-    kept = attempts[-1]
+    kept = _Kept()
+    found = _found(pinned, numbers, chosen, kept.begin, check)
     size = kept.size_bytes + found.frequencies.nbytes + _ENTRY_BYTES
     return Occurrences(terms, found, chosen, kept.parts, size)
 
@@ -136,7 +127,11 @@ class _Kept:
         self.parts: list[Part] | None = []
         self.size_bytes = 0
 
-    def take(self, part: Part) -> None:
+    def begin(self) -> Callable[[Part], None]:
+        self.parts, self.size_bytes = [], 0
+        return self._take
+
+    def _take(self, part: Part) -> None:
         if self.parts is None:
             return
         self.parts.append(part.kept())
@@ -149,40 +144,19 @@ def _found(
     pinned: Pinned,
     numbers: Sequence[int],
     chosen: Analyzer,
-    begin: Callable[[], Callable[[Part], None]],
+    begin: Begin,
     check: Callable[[], None],
 ) -> Found:
-    """Find terms; `begin` gives what takes the parts, anew if the index proves damaged."""
-    txn, store, indexes = pinned.txn, pinned.store, pinned.indexes
-    index = indexes.terms
-    if index is not None and index.analyzer is chosen:
-        try:
-            uncovered = indexes.uncovered(txn, index, pinned.state.meta, remember=True)
-            if uncovered is not None:
-                found = Found(numbers, begin())
-                rows = rows_of(uncovered)
-                found.add_segments(txn, index.segments, rows, check)
-                values = ((row, store.value(txn, store.documents, row)) for row in rows.tolist())
-                changed = ((row, value) for row, value in values if value is not None)
-                _add_documents(found, changed, chosen, check)
-                return found
-        except DamagedIndexError:
-            indexes.report_damage(index)
-    found = Found(numbers, begin())
-    _add_documents(found, store.documents_of(txn), chosen, check)
-    return found
+    txn, store, index = pinned.txn, pinned.store, pinned.indexes.terms
 
+    def count(rows: Iterable[int] | None) -> Iterator[Contents]:
+        if rows is None:
+            return _counted(store.documents_of(txn), chosen)
+        values = ((row, store.value(txn, store.documents, row)) for row in rows)
+        return _counted(((row, value) for row, value in values if value is not None), chosen)
 
-def _add_documents(
-    found: Found,
-    documents: Iterable[tuple[int, bytes]],
-    chosen: Analyzer,
-    check: Callable[[], None],
-) -> None:
-    """Count documents directly."""
-    for contents in _counted(documents, chosen):
-        check()
-        found.add_contents(contents)
+    usable = index if index is not None and index.analyzer is chosen else None
+    return find(pinned, usable, numbers, begin, count, check)
 
 
 def _counted(documents: Iterable[tuple[int, bytes]], chosen: Analyzer) -> Iterator[Contents]:
@@ -244,17 +218,10 @@ def rank(
             np.add.at(scores, at, of_position[position] * (counts / (counts + damping[at])))
         return -scores
 
-    # One for each attempt: of two the first met damage.
-    attempts: list[Best] = []
-
-    def begin() -> Callable[[Part], None]:
-        attempts.append(Best(pinned, distances_of, selection, limit, check))
-        return attempts[-1].take
-
+    best = Best(pinned, distances_of, selection, limit, check)
     if occurrences.parts is None:
-        _found(pinned, occurrences.found.numbers, occurrences.analyzer, begin, check)
+        _found(pinned, occurrences.found.numbers, occurrences.analyzer, best.begin, check)
     else:
-        take = begin()
         for part in occurrences.parts:
-            take(part)
-    return attempts[-1].ranked
+            best.take(part)
+    return best.ranked
