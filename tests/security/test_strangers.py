@@ -62,7 +62,7 @@ async def answer_to(port: int, *metadata: tuple[str, str]) -> str:
     async with rpc.channel(f"127.0.0.1:{port}") as channel:
         stub = admin_service_pb2_grpc.AdminServiceStub(channel)
         request = admin_service_pb2.GetVersionRequest()
-        return (await rpc.call(stub.GetVersion, request, timeout_s=5, metadata=metadata)).version
+        return (await rpc.call(stub.GetVersion, request, timeout_s=60, metadata=metadata)).version
 
 
 async def test_the_guard_decides_once_by_metadata_and_once_by_request(
@@ -109,7 +109,7 @@ async def test_a_method_that_nobody_offers_is_unimplemented(served: tuple[int, G
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         method: Any = channel.unary_unary("/shoal.v1.AdminService/Nothing")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await method(b"", timeout=5)
+            await method(b"", timeout=60)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -120,7 +120,7 @@ async def test_a_large_request_of_a_stranger_is_answered_with_all_details(
     async with rpc.channel(f"127.0.0.1:{port}") as channel:
         method: Any = channel.unary_unary(METHOD)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await method(bytes(60 * 1024 * 1024), timeout=20)
+            await method(bytes(60 * 1024 * 1024), timeout=120)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     trailing = dict(caught.value.trailing_metadata() or ())
     assert status.TRAILER in trailing
@@ -161,7 +161,7 @@ async def test_a_stranger_is_refused_while_his_request_is_still_on_its_way(
         + frame(0, 0, 1, begun)  # DATA: a message that is announced, and its first kilobyte
     )
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while True:
                 head = await reader.readexactly(9)
                 length = int.from_bytes(head[:3], "big")

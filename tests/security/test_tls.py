@@ -53,7 +53,7 @@ async def port(files: Files) -> AsyncIterator[int]:
 
 async def version(channel: grpc.aio.Channel) -> str:
     stub = admin_service_pb2_grpc.AdminServiceStub(channel)
-    return (await rpc.call(stub.GetVersion, REQUEST, timeout_s=5)).version
+    return (await rpc.call(stub.GetVersion, REQUEST, timeout_s=60)).version
 
 
 def tls_of(files: Files, name: str | None = None) -> ChannelTls:
