@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import shoal
+from benchmarks.processes import cpu_s, descendants, memory
 
 START_TIMEOUT_S = 60.0
 
@@ -31,30 +34,64 @@ def temporary() -> Iterator[Path]:
         yield Path(directory)
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster that runs.
+
+    Attributes:
+        port: Of its gateway.
+        process: That all the others descend from.
+        directory: Of its data.
+    """
+
+    port: int
+    process: int
+    directory: Path
+
+    def cpu_s(self) -> float:
+        """CPU seconds that it has used so far."""
+        return cpu_s(descendants(self.process))
+
+    def memory(self) -> dict[str, int]:
+        """Bytes in memory, by kind: see `processes.memory`."""
+        return memory(descendants(self.process))
+
+
 @contextlib.contextmanager
-def running(workers: int, directory: Path | None = None) -> Iterator[int]:
-    """Run a cluster; gives its port.
+def started(
+    workers: int,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Cluster]:
+    """Run a cluster.
 
     Args:
         workers: Worker processes; 0 is one process with all roles.
         directory: For its data; None for a temporary one.
+        environment: Variables besides those of this process.
     """
     with contextlib.ExitStack() as stack:
-        if directory is None:
-            temporary = tempfile.TemporaryDirectory(prefix="shoal-bench-")
-            directory = Path(stack.enter_context(temporary))
+        directory = directory or stack.enter_context(temporary())
         directory.mkdir(exist_ok=True)
         port = free_port()
         command = [sys.executable, "-m", "shoal_local", "up", "--data", str(directory)]
         command += ["--workers", str(workers), "--port", str(port)]
+        variables = os.environ | dict(environment or {})
         with (directory / "output").open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output)
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=variables)
             try:
                 _wait_until_ready(port)
-                yield port
+                yield Cluster(port, process.pid, directory)
             finally:
                 process.terminate()
                 process.wait()
+
+
+@contextlib.contextmanager
+def running(workers: int, directory: Path | None = None) -> Iterator[int]:
+    """Run a cluster, and give its port alone."""
+    with started(workers, directory) as cluster:
+        yield cluster.port
 
 
 def _wait_until_ready(port: int) -> None:

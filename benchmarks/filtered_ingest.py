@@ -8,12 +8,13 @@ The variants take turns. "Not indexed" is the same records with the indexing hel
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
-import statistics
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,8 +23,10 @@ import numpy.typing as npt
 import shoal
 from benchmarks.data import documents
 from benchmarks.filtered_records import BATCH, wait_until_indexed
+from benchmarks.record import INGEST_ACKNOWLEDGED, INGEST_INDEXED, Recorder, print_run
 from shoal_worker.indexing import Indexing
 
+SHOAL: Final = "shoal embedded"
 _DIMENSION: Final = 384
 
 Columns = Mapping[str, Sequence[Any]]
@@ -59,8 +62,8 @@ def _written(
     return collection, time.perf_counter() - began
 
 
-def ingest(count: int, rounds: int) -> None:
-    """Print ingest with and without what is indexed."""
+def ingest(recorder: Recorder, count: int, rounds: int) -> None:
+    """Record ingest with and without what is indexed."""
     vectors = np.random.default_rng(1).standard_normal((count, _DIMENSION)).astype(np.float32)
     fields = [
         {
@@ -74,39 +77,31 @@ def ingest(count: int, rounds: int) -> None:
     ]
     columns: dict[str, Columns] = {
         "vectors alone": {},
-        "with 5 fields": {"metadatas": fields},
-        "with documents": {"documents": documents(count)},
+        "5 fields": {"metadatas": fields},
+        "documents": {"documents": documents(count)},
     }
-    rates: dict[str, list[float]] = {}
 
-    def one(name: str, given: Columns, *, indexed: bool) -> None:
-        with shoal.EphemeralClient() as client:
+    def one(records: str, *, is_indexed: bool, is_counted: bool) -> None:
+        held = contextlib.nullcontext() if is_indexed else _without_indexing()
+        with held, shoal.EphemeralClient() as client:
             began = time.perf_counter()
-            collection, acknowledged_s = _written(client, vectors, given)
-            rates.setdefault(f"{name}, until acknowledged", []).append(count / acknowledged_s)
-            if indexed:
+            collection, acknowledged_s = _written(client, vectors, columns[records])
+            rates = {INGEST_ACKNOWLEDGED: count / acknowledged_s}
+            if is_indexed:
                 wait_until_indexed(collection)
-                rates.setdefault(f"{name}, until indexed", []).append(
-                    count / (time.perf_counter() - began)
+                rates[INGEST_INDEXED] = count / (time.perf_counter() - began)
+        for what, rate in rates.items():
+            if is_counted:
+                recorder.add(
+                    *(f"iid Gaussian {count:,} x {_DIMENSION}", SHOAL, what, "records/s", rate),
+                    records=records,
+                    is_indexed=is_indexed,
                 )
 
-    for _ in range(rounds):
-        for name, given in columns.items():
-            one(f"{name}, indexed", given, indexed=True)
-            with _without_indexing():
-                one(f"{name}, not indexed", given, indexed=False)
-    print(f"\n## Ingest of {count:,} records, batches of {BATCH:,}\n")
-    print("| Ingest | records/s | ratio to not indexed | ratio to vectors alone |")
-    print("|---|---|---|---|")
-    alone = rates["vectors alone, not indexed, until acknowledged"]
-    for name, taken in rates.items():
-        base = rates[f"{name.split(', ')[0]}, not indexed, until acknowledged"]
-        ratios = [a / b for a, b in zip(taken, base, strict=True)]
-        to_alone = [a / b for a, b in zip(taken, alone, strict=True)]
-        print(
-            f"| {name} | {statistics.median(taken):,.0f} | {statistics.median(ratios):.2f} | "
-            f"{statistics.median(to_alone):.2f} |"
-        )
+    for turn in range(rounds + 1):
+        for records in columns:
+            for is_indexed in (True, False):
+                one(records, is_indexed=is_indexed, is_counted=turn > 0)
 
 
 def _kinds(count: int) -> dict[str, Callable[[int], Any]]:
@@ -149,12 +144,9 @@ def _index_bytes(client: shoal.Client) -> dict[str, int]:
     return sizes
 
 
-def fields(count: int) -> None:
-    """Print what a field of each kind costs: bytes of index, and time."""
+def fields(recorder: Recorder, count: int) -> None:
+    """Record what a field of each kind costs: bytes of index, and time."""
     vectors = np.ones((count, 2), np.float32)
-    print(f"\n## What a field costs, {count:,} records\n")
-    print("| Field | index, bytes a record | metadata, bytes a record | records/s until indexed |")
-    print("|---|---|---|---|")
     base = 0.0
     many = {f"field {k}": k for k in range(100)}
     variants: dict[str, Columns] = {"none": {}}
@@ -173,25 +165,30 @@ def fields(count: int) -> None:
         index = sum(v for k, v in sizes.items() if k.startswith("metadata_")) / count
         if name == "none":
             base = index
-        stored = sizes["metadata"] / count
-        print(
-            f"| {name} | {index - base:.1f} | {stored:.1f} | {count / seconds:,.0f} |", flush=True
-        )
+        for what, unit, figure in (
+            ("index of a record's field", "bytes", index - base),
+            ("metadata of a record", "bytes", sizes["metadata"] / count),
+            (INGEST_INDEXED, "records/s", count / seconds),
+        ):
+            recorder.add(f"{count:,} records", SHOAL, what, unit, figure, field=name)
 
 
 def main() -> None:
-    """Measure, and print tables."""
+    """Measure, print, and keep the raw figures if asked to."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.filtered_ingest", description=__doc__
     )
     parser.add_argument("--count", type=int, default=20_000, help="records")
     parser.add_argument("--rounds", type=int, default=3, help="ingests of each kind")
     parser.add_argument("--lines", default="ingest", help="ingest, fields")
+    parser.add_argument("--output", type=Path, help="keep the raw figures here, as JSON")
     options = parser.parse_args()
+    recorder = Recorder("filtered-ingest")
     if "ingest" in options.lines:
-        ingest(options.count, options.rounds)
+        ingest(recorder, options.count, options.rounds)
     if "fields" in options.lines:
-        fields(options.count)
+        fields(recorder, options.count)
+    print_run(recorder, options.output)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Records:
         self.even: dict[str, Given] = {}
         self.worst: dict[str, Given] = {}
         for share in SHARES:
-            size = int(share * count)
+            size = max(1, int(share * count))
             self.even[f"{share:.2%}, a range"] = self._range(size)
             self.worst[f"{share:.2%}, the farthest"] = self._farthest(size)
         for parts, field in ((10, "tenth"), (100, "hundredth"), (1000, "thousandth")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,6 +84,17 @@ def interleaved(variants: Mapping[str, Callable[[], int]], rounds: int) -> dict[
             if turn:
                 rates[name].append(operations / elapsed_s)
     return rates
+
+
+ROUNDS_OF_TURNS: Final = 5
+"""Turns of single calls are told as so many rounds, each the median of its part."""
+
+
+def rounds_of(turns: Sequence[float], rounds: int = ROUNDS_OF_TURNS) -> list[Sequence[float]]:
+    """Cut turns that followed each other into rounds of equal length, or one length nearly."""
+    count = min(rounds, len(turns))
+    ends = [len(turns) * part // count for part in range(count + 1)]
+    return [turns[first:last] for first, last in itertools.pairwise(ends)]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -9,58 +9,26 @@ time, and tells the others at once to come back later; its memory stays where it
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import shoal
 from benchmarks import cluster, data, open_loop
 from benchmarks.measure import percentile
+from benchmarks.record import Parameter, Recorder, print_run
+from benchmarks.search import wait_until_built
 from shoal.v1 import collection_pb2, record_service_pb2, value_pb2
 
+SHOAL: Final = "shoal server"
+PEAK: Final = "32 callers that wait"
+GOODPUT: Final = "answered in time"
 _QUERY: Final = "/shoal.v1.RecordService/Query"
 _UPSERT: Final = "/shoal.v1.RecordService/Upsert"
 _NAME: Final = "overload"
 _CLIENTS: Final = 2
 _TIMEOUT_S: Final = 2.0
 _STATUSES: Final = {0: "OK", 1: "CANCELLED", 4: "DEADLINE", 8: "EXHAUSTED", 14: "UNAVAILABLE"}
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What the processes of a cluster have used.
-
-    Attributes:
-        cpu_s: CPU time since they began, seconds.
-        memory_bytes: Anonymous memory.
-    """
-
-    cpu_s: float
-    memory_bytes: int
-
-
-def _usage(directory: Path) -> Usage:
-    """Add up the processes whose command line names the directory."""
-    cpu, memory = 0, 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes()
-            if str(directory).encode() not in command and b"shoal_gateway" not in command:
-                continue
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            status = (entry / "status").read_text()
-        except OSError:
-            continue
-        cpu += int(fields[11]) + int(fields[12])
-        found = re.search(r"RssAnon:\s+(\d+)", status)
-        memory += int(found[1]) * 1024 if found else 0
-    return Usage(cpu / os.sysconf("SC_CLK_TCK"), memory)
 
 
 def _queries(dataset: data.Dataset, n_results: int, each: int) -> list[str]:
@@ -119,27 +87,37 @@ def _load(port: int, path: str, messages: Sequence[str], rate: float, seconds: f
     )
 
 
-def _row(name: str, account: open_loop.Account, seconds: float, peak: float, before: Usage,
-         after: Usage) -> str:  # fmt: skip
+def _measured(
+    recorder: Recorder,
+    dataset: str,
+    server: cluster.Cluster,
+    calls: Callable[[], open_loop.Account],
+    seconds: float,
+    **parameters: Parameter,
+) -> float:
+    """Put a load on the server; record and give what it answered in time, calls a second."""
+    add = recorder.series(dataset, SHOAL, **parameters)
+    used = server.cpu_s()
+    account = calls()
     goodput = len(account.latencies_s) / seconds
-    times = [
-        f"{1000 * percentile(latencies, share):.0f}" if latencies else "–"
-        for latencies in (account.latencies_s, account.refusal_latencies_s)
-        for share in (0.5, 0.99)
-    ]
-    ended = ", ".join(
-        f"{_STATUSES.get(status, str(status))} {count / max(1, account.sent):.0%}"
-        for status, count in sorted(account.by_status.items())
-    )
-    return (
-        f"| {name} | {account.sent / seconds:,.0f} | {goodput:,.0f} | {goodput / peak:.2f} | "
-        f"{times[0]} / {times[1]} | {times[2]} / {times[3]} | {ended} | "
-        f"{(after.cpu_s - before.cpu_s) / seconds:.2f} | {after.memory_bytes / 2**20:.0f} |"
-    )
+    add("calls sent", "calls/s", account.sent / seconds)
+    add(GOODPUT, "calls/s", goodput)
+    add("CPU", "s/s", (server.cpu_s() - used) / seconds)
+    add("memory", "bytes", server.memory()["Anonymous"])
+    for name, latencies in (
+        ("answered", account.latencies_s),
+        ("refused", account.refusal_latencies_s),
+    ):
+        for share in (0.5, 0.99):
+            if latencies:
+                add(f"{name} p{100 * share:.0f}", "ms", 1e3 * percentile(latencies, share))
+    for status, count in sorted(account.by_status.items()):
+        add(f"ended {_STATUSES.get(status, status)}", "share", count / max(1, account.sent))
+    return goodput
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure, print, and keep the raw figures if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
     parser.add_argument(
         "--workers", type=int, default=0, help="worker processes; 0 for one process"
@@ -151,6 +129,8 @@ def main() -> None:
     parser.add_argument(
         "--upserts", type=int, default=0, help="records of a call, to write instead"
     )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="keep the raw figures here, as JSON")
     parser.add_argument("--times", type=float, nargs="+", default=[1, 2, 3], help="loads to try")
     options = parser.parse_args()
 
@@ -159,8 +139,10 @@ def main() -> None:
         path, messages = _UPSERT, _upserts(dataset, options.upserts)
     else:
         path, messages = _QUERY, _queries(dataset, options.n_results, options.each)
-    with cluster.temporary() as directory, cluster.running(options.workers, directory) as port:
-        with shoal.Client(port=port) as client:
+    recorder = Recorder("overload")
+    name = f"{dataset.name.split(' ')[0]} {min(options.count, len(dataset.base)):,}"
+    with cluster.started(options.workers) as server:
+        with shoal.Client(port=server.port) as client:
             collection = client.create_collection(
                 _NAME,
                 embedding_function=None,
@@ -170,18 +152,23 @@ def main() -> None:
                 rows = dataset.base[first : first + 2_000]
                 ids = [f"record-{n}" for n in range(first, first + len(rows))]
                 collection.add(ids=ids, embeddings=rows)
-        time.sleep(options.count / 5_000)  # for the graph
-        print("| load | calls/s | answered/s | of the peak | p50 / p99 ms | refused ms | ended | "
-              "CPU | MiB |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
-        before = _usage(directory)
-        account = _load(port, path, messages, 1, options.seconds, 32)
-        peak = len(account.latencies_s) / options.seconds
-        print(_row("32 callers", account, options.seconds, peak, before, _usage(directory)))
-        for times in options.times:
-            before = _usage(directory)
-            account = _load(port, path, messages, times * peak, options.seconds, 0)
-            after = _usage(directory)
-            print(_row(f"{times:g} x", account, options.seconds, peak, before, after), flush=True)
+            wait_until_built(collection)
+
+        def load(rate: float, callers: int) -> Callable[[], open_loop.Account]:
+            return lambda: _load(server.port, path, messages, rate, options.seconds, callers)
+
+        common = {"each": options.upserts or options.each, "workers": options.workers}
+        for _ in range(options.rounds):
+            peak = _measured(
+                *(recorder, name, server, load(1, 32), options.seconds), load=PEAK, **common
+            )
+            for times in options.times:
+                _measured(
+                    *(recorder, name, server, load(times * peak, 0), options.seconds),
+                    load=f"{times:g} x",
+                    **common,
+                )
+    print_run(recorder, options.output)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 RESULTS: Final = Path(__file__).parent / "results"
 
@@ -213,6 +213,14 @@ class Run:
         ]
 
 
+class Series(Protocol):
+    """Records one more round of something, of one system and data set."""
+
+    def __call__(self, what: str, unit: str, value: float, **parameters: Parameter) -> None:
+        """Record a value."""
+        ...
+
+
 class Recorder:
     """Collects a run while it goes on.
 
@@ -243,6 +251,14 @@ class Recorder:
         if self._units.setdefault(key, unit) != unit:
             raise ValueError(f"{key} was recorded in {self._units[key]}, and now in {unit}")
         self._values.setdefault(key, []).append(float(value))
+
+    def series(self, dataset: str, system: str, **common: Parameter) -> Series:
+        """Give what records values of one system and data set, with parameters common to all."""
+
+        def add(what: str, unit: str, value: float, **parameters: Parameter) -> None:
+            self.add(dataset, system, what, unit, value, **common, **parameters)
+
+        return add
 
     def skip(self, what: str, why: str) -> None:
         """Say what is not measured, and why."""

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from benchmarks.record import (
     RECALL,
     START,
     Recorder,
+    Series,
 )
 from benchmarks.shard import LIMIT, ShardUnderTest, warm_builder
 from benchmarks.stream import Stream, fed
@@ -49,14 +50,6 @@ SHARD: Final = "shard by its service"
 
 _QUERIES_S: Final = 10.0
 """How long queries are asked at each recall; without a graph each takes long."""
-
-
-class Add(Protocol):
-    """Records one more round of something."""
-
-    def __call__(self, what: str, unit: str, value: float, **parameters: str | float) -> None:
-        """Record a value."""
-        ...
 
 
 Figures = dict[str, float]
@@ -157,9 +150,7 @@ async def one_size(
     await warm_builder(worker)
     shard = await ShardUnderTest.create(worker, 2)
 
-    def add(what: str, unit: str, value: float, **parameters: str | float) -> None:
-        recorder.add(f"mixture x {DIMENSION}", SHARD, what, unit, value, count=count, **parameters)
-
+    add = recorder.series(f"mixture x {DIMENSION}", SHARD, count=count)
     written = written_bytes()
     began = time.perf_counter()
     size = await fed(shard, stream)
@@ -188,7 +179,7 @@ async def one_size(
         _add_queries(add, lost, state="graph lost")
 
 
-def _add_queries(add: Add, found: Figures, **parameters: str | float) -> None:
+def _add_queries(add: Series, found: Figures, **parameters: str | float) -> None:
     units = {RECALL: "", QUERY_CPU: "us"}
     for what, value in found.items():
         add(what, units.get(what, "ms"), value, **parameters)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -25,7 +25,15 @@ import shoal
 from benchmarks import data
 from benchmarks.cluster import running, temporary
 from benchmarks.measure import percentile
+from benchmarks.processes import command_line, cpu_s, started_by_this
+from benchmarks.record import Recorder, Series, print_run
 
+SHOAL: Final = "shoal server"
+SNAPSHOT: Final = "snapshot"
+SNAPSHOT_AGAIN: Final = "snapshot, nothing written since the last"
+RESTORATION: Final = "restoration"
+COPY: Final = "copy of the same bytes"
+QUERY, WRITE = "query", "write"
 SOURCE = "source"
 WRITE_BATCH = 1_000
 BLOCK_BYTES = 1024 * 1024
@@ -72,17 +80,12 @@ def taken(client: shoal.Client, name: str) -> tuple[float, shoal.Snapshot]:
 
 def worker_cpu_s(directory: Path) -> float:
     """CPU seconds that the workers of a cluster have used, their builders left out."""
-    ticks = 0
-    for process in Path("/proc").iterdir():
-        try:
-            arguments = (process / "cmdline").read_text().split("\0")
-            if "shoal_worker" in arguments and any(str(directory) in a for a in arguments):
-                # Behind the name in brackets: user time is the 12th field, system time the 13th.
-                fields = (process / "stat").read_text().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
-        except OSError:
-            continue  # no process, or one that has ended
-    return ticks / os.sysconf("SC_CLK_TCK")
+    lines = {process: command_line(process) for process in started_by_this()}
+    return cpu_s(
+        process
+        for process, line in lines.items()
+        if "-m shoal_worker " in line and str(directory) in line
+    )
 
 
 def copied(source: Path, target: Path) -> float:
@@ -127,7 +130,7 @@ def serve_client(port: int, seconds: float) -> None:
             collection.query(query_embeddings=queries[turn % len(queries)][None], include=[])
             searches.append(time.perf_counter() - began)
         writer.join()
-    print(json.dumps({"searches": searches, "writes": writes}))
+    print(json.dumps({QUERY: searches, WRITE: writes}))
 
 
 @contextmanager
@@ -165,7 +168,7 @@ def beside(
 
 
 def main() -> None:
-    """Measure, and print tables."""
+    """Measure, print, and keep the raw figures if asked to."""
     if sys.argv[1:2] == [CLIENT]:
         serve_client(int(sys.argv[2]), float(sys.argv[3]))
         return
@@ -175,85 +178,57 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each round at rest or not")
+    parser.add_argument("--output", type=Path, help="keep the raw figures here, as JSON")
     options = parser.parse_args()
-    dataset = data.mixture(options.count) if options.count > 20_000 else data.passages()
+    recorder = Recorder("snapshots")
+    dataset = data.mixture(options.count)
     with (
         temporary() as directory,
         running(options.workers, directory / "data") as port,
         shoal.Client(port=port, timeout=600) as client,
     ):
         collection = load(client, dataset, options.shards)
-        print(f"\n## {dataset.name}, {options.shards} shards, {options.workers} workers\n")
-        durations(client, collection, directory, options.rounds)
-        interference(client, port, options.rounds, options.seconds)
+
+        add = recorder.series(dataset.name, SHOAL, shards=options.shards, workers=options.workers)
+        durations(add, client, collection, directory, options.rounds)
+        interference(add, client, port, options.rounds, options.seconds)
+    print_run(recorder, options.output)
 
 
 def durations(
-    client: shoal.Client, collection: shoal.Collection, directory: Path, rounds: int
+    add: Series, client: shoal.Client, collection: shoal.Collection, directory: Path, rounds: int
 ) -> None:
-    """Print how long snapshot and restoration take, beside copying the same bytes."""
-    snapshot_s, again_s, restore_s, copy_s = [], [], [], []
-    cpu_s: dict[str, list[float]] = {"snapshot": [], "restoration": []}
-    size = 0
+    """Record how long snapshot and restoration take, beside copying the same bytes."""
     for turn in range(rounds):
         collection.upsert(ids=[f"turn-{turn}"], embeddings=np.ones((1, collection.dimension or 1)))
         used = worker_cpu_s(directory)
         seconds, snapshot = taken(client, f"round-{turn}")
-        cpu_s["snapshot"].append(worker_cpu_s(directory) - used)
-        snapshot_s.append(seconds)
+        add("CPU of a snapshot", "s", worker_cpu_s(directory) - used)
+        add(SNAPSHOT, "s", seconds)
+        add(SNAPSHOT_AGAIN, "s", taken(client, f"again-{turn}")[0])
         size = snapshot.size_bytes
-        again_s.append(taken(client, f"again-{turn}")[0])
         objects = max((directory / "data").rglob("records-*"), key=lambda p: p.stat().st_mtime_ns)
         share = objects.stat().st_size / size
-        copy_s.append(copied(objects, directory / "copy") / share)
+        add(COPY, "s", copied(objects, directory / "copy") / share)
         used, began = worker_cpu_s(directory), time.perf_counter()
         client.restore_snapshot(f"round-{turn}", "restored")
-        cpu_s["restoration"].append(worker_cpu_s(directory) - used)
-        restore_s.append(time.perf_counter() - began)
+        add(RESTORATION, "s", time.perf_counter() - began)
+        add("CPU of a restoration", "s", worker_cpu_s(directory) - used)
         client.delete_collection("restored")
-    raw = collection.count() * (collection.dimension or 0) * 4
-    print(f"{size:,} bytes stored, {size / raw:.2f} times those of the vectors.\n")
-    print("| | seconds | seconds a GB | times a copy of the same bytes | workers' CPU s a GB |")
-    print("|---|---|---|---|---|")
-    copying = statistics.median(copy_s)
-    for what, seconds_of in (
-        ("copy of the same bytes", copy_s),
-        ("snapshot", snapshot_s),
-        ("snapshot, nothing written since the last", again_s),
-        ("restoration", restore_s),
-    ):
-        median = statistics.median(seconds_of)
-        row = f"| {what} | {median:.2f} | {median / size * 1e9:.1f} | {median / copying:.1f} |"
-        used_s = cpu_s.get(what)
-        print(row + (f" {statistics.median(used_s) / size * 1e9:.1f} |" if used_s else " |"))
+        add("size", "bytes", size)
 
 
-def interference(client: shoal.Client, port: int, rounds: int, seconds: float) -> None:
-    """Print how searches and writes fare at rest and during snapshots."""
-    found: dict[bool, dict[str, list[float]]] = {False: {}, True: {}}
-    ratios: dict[str, list[float]] = {"searches": [], "writes": []}
-    count = 0
+def interference(add: Series, client: shoal.Client, port: int, rounds: int, seconds: float) -> None:
+    """Record how searches and writes fare at rest and during snapshots."""
     for _ in range(rounds):
-        tails: dict[bool, dict[str, float]] = {}
         for snapshots in (False, True):
-            latencies, taken_count = beside(client, port, seconds, snapshots=snapshots)
-            count += taken_count
-            tails[snapshots] = {k: percentile(v, 0.99) for k, v in latencies.items()}
+            latencies, count = beside(client, port, seconds, snapshots=snapshots)
             for kind, values in latencies.items():
-                found[snapshots].setdefault(kind, []).extend(values)
-        for kind, of_kind in ratios.items():
-            of_kind.append(tails[True][kind] / tails[False][kind])
-    print(f"\n{count} snapshots were taken beside one searching and one writing client.\n")
-    print("| | p50 ms | p99 ms | longest ms | p99 during / at rest |")
-    print("|---|---|---|---|---|")
-    for kind in ratios:
-        for snapshots, when in ((False, "at rest"), (True, "during snapshots")):
-            values = [1000 * v for v in found[snapshots][kind]]
-            ratio = f"{statistics.median(ratios[kind]):.2f}" if snapshots else ""
-            print(
-                f"| {kind}, {when} | {statistics.median(values):.2f} | "
-                f"{percentile(values, 0.99):.2f} | {max(values):.1f} | {ratio} |"
-            )
+                for what, share in (("p50", 0.5), ("p99", 0.99), ("longest", 1.0)):
+                    value = 1e3 * percentile(values, share)
+                    add(f"{kind} {what}", "ms", value, during_snapshots=snapshots)
+            if snapshots:
+                add("snapshots taken meanwhile", "", count)
 
 
 if __name__ == "__main__":

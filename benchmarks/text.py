@@ -1,6 +1,6 @@
-"""Texts and sparse vectors: what ranking by them takes, and what indexing costs those who write.
+"""Texts and sparse vectors: what ranking by them takes, beside reading all of them.
 
-    python -m benchmarks.text [--lines ingest,texts,sparse] [--count 100000] [--rounds 3]
+    python -m benchmarks.text [--lines texts,sparse] [--count 100000]
 
 Everything runs in one process, by the embedded client. Variants take turns, so that the ratios hold
 on a busy machine, too. Documents are real texts with their sentences in another order.
@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,18 +22,25 @@ import numpy.typing as npt
 
 import shoal
 from benchmarks.data import documents
-from benchmarks.measure import percentile, without_indexes
+from benchmarks.measure import rounds_of, without_indexes
+from benchmarks.record import (
+    INGEST_ACKNOWLEDGED,
+    INGEST_INDEXED,
+    QUERY_CPU,
+    QUERY_P50,
+    Recorder,
+    print_run,
+)
 from shoal_worker.indexing import Indexing
 from shoal_worker.shard import Shard
 
+SHOAL: Final = "shoal embedded"
+READING: Final = "shoal embedded, reading all"
 BATCH: Final = 1_000
-_DIMENSION: Final = 384
 _LIMIT: Final = 10
 _VOCABULARY: Final = 30_000
 _WEIGHTS: Final = 100
 """Of a sparse vector: what learned sparse models give to a passage."""
-
-_INGEST_TARGET: Final = 0.8
 
 Vectors = npt.NDArray[np.float32]
 
@@ -52,15 +59,14 @@ def sparse_vectors(count: int) -> list[shoal.SparseVector]:
 
 
 @contextmanager
-def _indexing(*, still: bool) -> Iterator[set[Shard]]:
-    """Give the shards that are written to; perhaps let no index take anything in."""
+def _written_to() -> Iterator[set[Shard]]:
+    """Give the shards that are written to."""
     consider = Indexing.consider
     shards: set[Shard] = set()
 
     def watched(self: Indexing, shard: Shard) -> None:
         shards.add(shard)
-        if not still:
-            consider(self, shard)
+        consider(self, shard)
 
     Indexing.consider = watched  # type: ignore[method-assign]
     try:
@@ -92,66 +98,25 @@ def _written(
     return collection, time.perf_counter() - began
 
 
-def ingest(options: argparse.Namespace) -> None:
-    """Print ingest of documents with all indexes, and with indexing held still."""
-    count, rounds = options.ingest, options.rounds
-    vectors = np.random.default_rng(1).normal(size=(count, _DIMENSION)).astype(np.float32)
-    texts = documents(count)
-    acknowledged: dict[bool, list[float]] = {True: [], False: []}
-    indexed: list[float] = []
-    for turn in range(rounds + 1):
-        for still in (True, False):
-            with shoal.EphemeralClient() as client, _indexing(still=still) as shards:
-                began = time.perf_counter()
-                _, seconds = _written(client, vectors, documents=texts)
-                if not still:
-                    _wait_until_indexed(shards)
-                whole = time.perf_counter() - began
-            if turn:
-                acknowledged[still].append(count / seconds)
-                if not still:
-                    indexed.append(count / whole)
-    ratios = [a / b for a, b in zip(acknowledged[False], acknowledged[True], strict=True)]
-    print(f"| {count:,} documents, records a second | median | rounds | target |")
-    print("|---|---|---|---|")
-    rows = (
-        ("acknowledged, indexing held still", acknowledged[True]),
-        ("acknowledged, with all indexes", acknowledged[False]),
-        ("indexed", indexed),
-    )
-    for name, rates in rows:
-        spread = f"{min(rates):,.0f} - {max(rates):,.0f}"
-        print(f"| {name} | {statistics.median(rates):,.0f} | {spread} | |")
-    spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
-    median = statistics.median(ratios)
-    print(f"| ratio, until acknowledged | {median:.2f} | {spread} | >= {_INGEST_TARGET} |")
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """Milliseconds of each of some calls: by the clock, and of the process' CPU."""
-
-    clock: list[float]
-    cpu: list[float]
-
-    def row(self, name: str) -> str:
-        """Give it as a row of a table."""
-        shares = (percentile(self.clock, 0.5), percentile(self.clock, 0.95))
-        figures = (*shares, percentile(self.cpu, 0.5))
-        return f"| {name} | {' | '.join(f'{figure:,.1f}' for figure in figures)} |"
-
-
-_HEAD: Final = "| p50 ms | p95 ms | p50 ms of CPU |\n|---|---|---|---|"
-
-
-def _taken(run: Callable[[int], object], times: int) -> _Taken:
-    taken = _Taken([], [])
+def _take(
+    recorder: Recorder,
+    dataset: str,
+    system: str,
+    ranking: str,
+    run: Callable[[int], object],
+    times: int,
+) -> None:
+    """Call so often, and record the medians of each part, by the clock and by CPU."""
+    clock, cpu = [], []
     for turn in range(times):
-        began, cpu = time.perf_counter(), time.process_time()
+        began, cpu_began = time.perf_counter(), time.process_time()
         run(turn)
-        taken.clock.append(1e3 * (time.perf_counter() - began))
-        taken.cpu.append(1e3 * (time.process_time() - cpu))
-    return taken
+        clock.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - cpu_began)
+    for what, unit, scale, values in ((QUERY_P50, "ms", 1e3, clock), (QUERY_CPU, "us", 1e6, cpu)):
+        for part in rounds_of(values):
+            value = scale * statistics.median(part)
+            recorder.add(dataset, system, what, unit, value, ranking=ranking)
 
 
 def _queries(texts: Sequence[str], count: int) -> list[str]:
@@ -165,9 +130,8 @@ def _queries(texts: Sequence[str], count: int) -> list[str]:
     return found
 
 
-def texts(options: argparse.Namespace) -> None:
-    """Print what a ranking by a text takes, with the index and by reading every document."""
-    count = options.count
+def texts(recorder: Recorder, count: int) -> None:
+    """Record what a ranking by a text takes, with the index and by reading every document."""
     written = documents(count)
     vectors = np.random.default_rng(1).normal(size=(count, 8)).astype(np.float32)
     queries = _queries(written, 160)
@@ -176,17 +140,23 @@ def texts(options: argparse.Namespace) -> None:
         ranking = shoal.Search().rank(shoal.Text(queries[turn], limit=_LIMIT)).limit(_LIMIT)
         return collection.search(ranking.where(where) if where else ranking)["ids"]
 
-    with shoal.EphemeralClient() as client, _indexing(still=False) as shards:
+    with shoal.EphemeralClient() as client, _written_to() as shards:
         metadatas = [{"tenth": n % 10} for n in range(count)]
         collection, _ = _written(client, vectors, documents=written, metadatas=metadatas)
         _wait_until_indexed(shards)
         [shard] = [shard for shard in shards if shard.newest.meta.record_count == count]
-        with_index = _taken(lambda turn: search(collection, turn), 100)
-        filtered = _taken(lambda turn: search(collection, 100 + turn, {"tenth": 3}), 50)
+        name, words = f"texts {count:,}", "5 words"
+        _take(recorder, name, SHOAL, words, lambda turn: search(collection, turn), 100)
+        filtered = f"{words}, a tenth matches a filter"
+        _take(
+            *(recorder, name, SHOAL, filtered),
+            lambda turn: search(collection, 100 + turn, {"tenth": 3}),
+            50,
+        )
         found = [search(collection, turn) for turn in range(155, 160)]
         # Others than before: what was found of late is kept.
         with without_indexes():
-            scanned = _taken(lambda turn: search(collection, 150 + turn), 5)
+            _take(recorder, name, READING, words, lambda turn: search(collection, 150 + turn), 5)
             again = [search(collection, turn) for turn in range(150, 155)]
         index = shard.indexes.terms
         assert index is not None
@@ -196,20 +166,12 @@ def texts(options: argparse.Namespace) -> None:
                 for database in (index.segments._blocks, index.segments._segments)
             )
     assert all(answer[0] for answer in found + again)
-    print(f"| {count:,} documents, 5 words, best {_LIMIT} {_HEAD}")
-    print(with_index.row("with the index"))
-    print(filtered.row("with the index, a tenth matches a filter"))
-    print(scanned.row("reading every document"))
-    ratio = percentile(scanned.cpu, 0.5) / percentile(with_index.cpu, 0.5)
-    print(
-        f"\nReading takes {ratio:.0f} times the CPU. The index has {blocks / count:.0f} bytes a "
-        f"document in postings, {segments / count:.1f} in rows and lengths."
-    )
+    recorder.add(name, SHOAL, "postings of a document", "bytes", blocks / count)
+    recorder.add(name, SHOAL, "rows and lengths of a document", "bytes", segments / count)
 
 
-def sparse(options: argparse.Namespace) -> None:
-    """Print what a ranking by a sparse vector takes, with the index and by reading all of them."""
-    count = options.count
+def sparse(recorder: Recorder, count: int) -> None:
+    """Record what a ranking by a sparse vector takes, with the index and by reading all of them."""
     written = sparse_vectors(count)
     vectors = np.random.default_rng(1).normal(size=(count, 8)).astype(np.float32)
     queries = [shoal.SparseVector(v.indices[::3], v.values[::3]) for v in written[:: count // 120]]
@@ -218,7 +180,7 @@ def sparse(options: argparse.Namespace) -> None:
         knn = shoal.Knn(queries[turn], key="words", limit=_LIMIT)
         return collection.search(shoal.Search().rank(knn).limit(_LIMIT))["ids"]
 
-    with shoal.EphemeralClient() as client, _indexing(still=False) as shards:
+    with shoal.EphemeralClient() as client, _written_to() as shards:
         metadatas = [{"words": vector} for vector in written]
         declared = {"sparse_vectors": {"words": {"idf": True}}}
         collection, seconds = _written(client, vectors, declared, metadatas=metadatas)
@@ -226,33 +188,31 @@ def sparse(options: argparse.Namespace) -> None:
         _wait_until_indexed(shards)
         behind = time.perf_counter() - began
         found: list[Any] = []
-        with_index = _taken(lambda turn: found.append(search(collection, turn)), 100)
+        name, ranking = f"sparse {count:,}", f"{_WEIGHTS} weights"
+        _take(
+            *(recorder, name, SHOAL, ranking),
+            lambda turn: found.append(search(collection, turn)),
+            100,
+        )
         with without_indexes():
-            scanned = _taken(lambda turn: search(collection, turn), 2)
+            _take(recorder, name, READING, ranking, lambda turn: search(collection, turn), 2)
             assert [search(collection, turn) for turn in range(2)] == [found[0], found[1]]
-    print(f"| {count:,} vectors of {_WEIGHTS} weights, best {_LIMIT} {_HEAD}")
-    print(with_index.row("with the index"))
-    print(scanned.row("reading every vector"))
-    print(f"\nAcknowledged {count / seconds:,.0f} a second, indexed {behind:.1f} s later.")
+    recorder.add(name, SHOAL, INGEST_ACKNOWLEDGED, "records/s", count / seconds)
+    recorder.add(name, SHOAL, INGEST_INDEXED, "records/s", count / (seconds + behind))
 
 
 def main() -> None:
-    """Measure what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--lines", default="ingest,texts,sparse")
+    """Measure, print, and keep the raw figures if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.text", description=__doc__)
+    parser.add_argument("--lines", default="texts,sparse")
     parser.add_argument("--count", type=int, default=100_000, help="records that are searched")
-    parser.add_argument("--ingest", type=int, default=20_000, help="records to ingest")
-    parser.add_argument("--rounds", type=int, default=3, help="ingests of each kind")
+    parser.add_argument("--output", type=Path, help="keep the raw figures here, as JSON")
     options = parser.parse_args()
-    lines = options.lines.split(",")
-    for name, run in (
-        ("ingest", ingest),
-        ("texts", texts),
-        ("sparse", sparse),
-    ):
-        if name in lines:
-            print(f"\n## {name.capitalize()}\n")
-            run(options)
+    recorder = Recorder("text")
+    for name, run in (("texts", texts), ("sparse", sparse)):
+        if name in options.lines.split(","):
+            run(recorder, options.count)
+    print_run(recorder, options.output)
 
 
 if __name__ == "__main__":
