@@ -74,8 +74,8 @@ class Cluster:
         )
         register = self.coordinator.membership_service.register_worker
         # A new worker is told its cluster first, and is a member when it comes again with it.
-        request.cluster_id = (await register(request, context_for(5))).cluster_id
-        await register(request, context_for(5))
+        request.cluster_id = (await register(request, context_for(60))).cluster_id
+        await register(request, context_for(60))
         return worker
 
     async def add_gateway(self, limits: Limits = DEFAULT_LIMITS) -> Gateway:
@@ -94,7 +94,7 @@ class Cluster:
             limits=limits,
         )
         await gateway.start()
-        await asyncio.wait_for(gateway.wait_for_table(), 5)
+        await asyncio.wait_for(gateway.wait_for_table(), 60)
         self.gateways.append(gateway)
         return gateway
 

@@ -21,6 +21,7 @@ from shoal.errors import (
 from shoal.server.rpc import CallContext, context_for
 from shoal.v1 import record_service_pb2, value_pb2
 from shoal.wire.filters import where_from_dict
+from shoal_gateway import fanout
 from shoal_gateway.batching import MAX_BATCH_QUERIES, Batcher
 from tests.gateway.cluster import Cluster, add, books, vector
 
@@ -57,7 +58,7 @@ class Workers:
         query: bytes,
         parameters: str = "books",
         *,
-        timeout_s: float = 10,
+        timeout_s: float = 60,
         results: int = 10,
         count: int = 1,
     ) -> Task:
@@ -176,9 +177,9 @@ async def test_a_bug_below_reaches_every_caller_and_does_not_stop_the_line() -> 
 async def test_the_batch_has_the_longest_of_its_calls_deadlines() -> None:
     workers = Workers()
     first = await workers.ask(b"a")
-    tasks = [await workers.ask(b"b", timeout_s=1), await workers.ask(b"c", timeout_s=50)]
+    tasks = [await workers.ask(b"b", timeout_s=1000), await workers.ask(b"c", timeout_s=5000)]
     await workers.come_back()
-    assert 45 < workers.batches[1][3].time_remaining() <= 50
+    assert 4000 < workers.batches[1][3].time_remaining() <= 5000
     await workers.come_back()
     await asyncio.gather(first, *tasks)
 
@@ -384,7 +385,7 @@ async def test_together_every_call_gets_what_it_gets_alone(tmp_path: Path, shard
     @settings(max_examples=30, deadline=None)
     @given(st.lists(queries, min_size=1, max_size=8))
     def check(asked: list[dict[str, Any]]) -> None:
-        asyncio.run_coroutine_threadsafe(both(asked), loop).result(20)
+        asyncio.run_coroutine_threadsafe(both(asked), loop).result(240)
 
     await asyncio.to_thread(check)
     assert any(calls < requests for requests, calls in used), "nothing travelled together"
@@ -401,7 +402,7 @@ async def test_a_short_deadline_ends_its_own_call_alone(cluster: Cluster) -> Non
 
     calls = [
         asyncio.create_task(cluster.records.Query(request, timeout=timeout))
-        for timeout in (10, 0.3, 10)
+        for timeout in (60, 0.3, 60)
     ]
     answers: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
 
@@ -409,7 +410,10 @@ async def test_a_short_deadline_ends_its_own_call_alone(cluster: Cluster) -> Non
     assert [list(answers[n].records.ids) for n in (0, 2)] == [["b"], ["b"]]
 
 
-async def test_a_shard_that_is_down_is_named_to_every_caller(cluster: Cluster) -> None:
+async def test_a_shard_that_is_down_is_named_to_every_caller(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "PATIENCE_S", 0.3)
     await cluster.create(shards=2)
     await cluster.records.Add(add([f"r{n}" for n in range(20)]))
     cluster.workers[0].down = True
@@ -418,7 +422,7 @@ async def test_a_shard_that_is_down_is_named_to_every_caller(cluster: Cluster) -
     )
 
     answers: list[Any] = await asyncio.gather(
-        *(cluster.records.Query(request, timeout=0.5) for _ in range(5)), return_exceptions=True
+        *(cluster.records.Query(request, timeout=60) for _ in range(5)), return_exceptions=True
     )
 
     assert all(isinstance(answer, UnavailableError) for answer in answers), answers
@@ -426,16 +430,20 @@ async def test_a_shard_that_is_down_is_named_to_every_caller(cluster: Cluster) -
     assert {answer.metadata["worker_id"] for answer in answers} == {cluster.workers[0].worker_id}
 
 
-async def test_partial_answers_keep_their_own_patience(cluster: Cluster) -> None:
+async def test_partial_answers_keep_their_own_patience(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Much for the workers, and far more for the answer, whatever the machine does meanwhile.
+    monkeypatch.setattr(fanout, "PARTIAL_SHARE", 0.03)
     await cluster.create(shards=2)
     await cluster.records.Add(add([f"r{n}" for n in range(20)]))
-    cluster.workers[0].hang_s = 5
+    cluster.workers[0].hang_s = 600
     request = record_service_pb2.QueryRequest(
         collection=books(), query_vectors=vector(1, 0, 0, 0), n_results=1, allow_partial=True
     )
 
     answers = await asyncio.gather(
-        *(cluster.records.Query(request, timeout=timeout) for timeout in (0.3, 0.4, 0.5))
+        *(cluster.records.Query(request, timeout=timeout) for timeout in (60, 80, 100))
     )
 
     assert [len(answer.unsearched_shards) for answer in answers] == [1, 1, 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from shoal.internal.v1 import catalog_pb2, routing_service_pb2
 from shoal.v1 import collection_service_pb2, record_service_pb2, value_pb2
 from shoal.wire.filters import where_from_dict
 from shoal.wire.limits import Limits
+from shoal_gateway import fanout
 from shoal_gateway.table import CollectionRoute
 from tests.gateway.cluster import Cluster, add, books, vector
 from tests.gateway.memory_worker import MemoryWorker
@@ -121,12 +121,15 @@ async def test_a_worker_whose_directory_was_replaced_is_data_loss(filled: Cluste
         await filled.records.Count(record_service_pb2.CountRequest(collection=books()))
 
 
-async def test_a_worker_that_cannot_be_reached_is_named(filled: Cluster) -> None:
+async def test_a_worker_that_cannot_be_reached_is_named(
+    filled: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "PATIENCE_S", 0.3)
     worker = filled.workers[0]
     worker.down = True
 
     with pytest.raises(UnavailableError) as failure:
-        await filled.records.Query(query(), timeout=1)
+        await filled.records.Query(query(), timeout=60)
 
     assert worker.worker_id in failure.value.message
     assert "'books'" in failure.value.message
@@ -139,22 +142,24 @@ async def test_a_worker_that_comes_back_in_time_is_waited_for(filled: Cluster) -
     worker.down = True
     asyncio.get_running_loop().call_later(0.3, setattr, worker, "down", False)
 
-    answer = await filled.records.Get(get(), timeout=5)
+    answer = await filled.records.Get(get(), timeout=60)
 
     assert list(answer.records.ids) == IDS
 
 
 @pytest.mark.parametrize("trouble", ["down", "hang"])
-async def test_what_was_not_searched_is_listed(filled: Cluster, trouble: str) -> None:
+async def test_what_was_not_searched_is_listed(
+    filled: Cluster, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    # Much for the workers, and far more for the answer, whatever the machine does meanwhile.
+    monkeypatch.setattr(fanout, "PARTIAL_SHARE", 0.03)
     worker = filled.workers[0]
-    worker.down, worker.hang_s = trouble == "down", 2.0 if trouble == "hang" else 0.0
+    worker.down, worker.hang_s = trouble == "down", 600.0 if trouble == "hang" else 0.0
 
-    begin = time.monotonic()
-    found = await filled.records.Query(query(allow_partial=True), timeout=1)
-    got = await filled.records.Get(get(allow_partial=True), timeout=1)
-    placed = await filled.records.Get(get(allow_partial=True, offset=3), timeout=2)
+    found = await filled.records.Query(query(allow_partial=True), timeout=60)
+    got = await filled.records.Get(get(allow_partial=True), timeout=60)
+    placed = await filled.records.Get(get(allow_partial=True, offset=3), timeout=60)
 
-    assert time.monotonic() - begin < 4
     rest = [r for r in IDS if r in _held_by(filled.workers[1])]
     assert sorted(found.records.ids) == sorted(rest)
     assert list(got.records.ids) == rest
@@ -169,11 +174,15 @@ def _held_by(worker: MemoryWorker) -> set[str]:
     return {record_id for shard in worker.shards.values() for record_id in shard.records}
 
 
-async def test_a_hanging_worker_ends_in_a_deadline_that_names_it(filled: Cluster) -> None:
-    filled.workers[0].hang_s = 5
+async def test_a_hanging_worker_ends_in_a_deadline_that_names_it(
+    filled: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that the gateway has time to say it, also where all stands still for a moment.
+    monkeypatch.setattr(fanout, "within", lambda time_remaining_s: 0.3)
+    filled.workers[0].hang_s = 600
 
     with pytest.raises(DeadlineExceededError) as failure:
-        await filled.records.Get(get(), timeout=0.3)
+        await filled.records.Get(get(), timeout=60)
 
     assert filled.workers[0].worker_id in failure.value.message
 
@@ -190,9 +199,9 @@ async def test_each_call_downstream_carries_what_is_left(filled: Cluster) -> Non
     worker.count_shards = count_shards  # type: ignore[method-assign,assignment]
     # Stubs bind the methods when they are made.
     await filled.gateway._stubs.keep_only([])
-    await filled.records.Count(record_service_pb2.CountRequest(collection=books()), timeout=7)
+    await filled.records.Count(record_service_pb2.CountRequest(collection=books()), timeout=700)
 
-    assert 6 < left[0] < 7
+    assert 400 < left[0] < 700
 
 
 async def test_a_write_that_some_shards_refuse_lists_each(filled: Cluster) -> None:
@@ -228,12 +237,12 @@ async def test_a_write_with_a_write_id_is_repeated_and_without_is_not(filled: Cl
     named.write_id = WRITE_ID
 
     asyncio.get_running_loop().call_later(0.2, _answer_again, filled)
-    answer = await filled.records.Add(named, timeout=5)
+    answer = await filled.records.Add(named, timeout=60)
     for worker in filled.workers:
         worker.lose_answers = True
         worker.calls.clear()
     with pytest.raises(UnavailableError):
-        await filled.records.Add(add(["nameless"]), timeout=5)
+        await filled.records.Add(add(["nameless"]), timeout=60)
 
     assert answer.added == 1
     assert [c for w in filled.workers for c in w.calls] == ["WriteShardRequest"]

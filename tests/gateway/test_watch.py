@@ -34,6 +34,7 @@ class Coordinator:
         self.script = list(updates)
         self.opened: list[routing_service_pb2.WatchTableRequest] = []
         self.confirmed: list[int] = []
+        self.used_up = asyncio.Event()
 
     async def watch_table(
         self, requests: AsyncIterator[routing_service_pb2.WatchTableRequest], _context: Any
@@ -46,6 +47,7 @@ class Coordinator:
             yield update
             if not update.more:
                 self.confirmed.append((await anext(requests)).version)
+        self.used_up.set()
         await asyncio.Event().wait()
 
 
@@ -53,11 +55,8 @@ async def followed(coordinator: Coordinator, table: RoutingTable) -> None:
     """Follow the coordinator until its script is used up."""
     stub = local_stub("shoal.internal.v1.RoutingService", coordinator)
     watch = asyncio.create_task(TableWatch(table, stub, "gateway").run())
-    for _ in range(400):
-        await asyncio.sleep(0.005)
-        if not coordinator.script:
-            break
-    await asyncio.sleep(0.02)
+    async with asyncio.timeout(60):
+        await coordinator.used_up.wait()
     watch.cancel()
     await asyncio.gather(watch, return_exceptions=True)
 
