@@ -89,7 +89,7 @@ def _searcher(
 
 
 def _scanned(searcher: Finder) -> object:
-    return searcher._scan(_ONE)
+    return searcher._scans.of_all(_ONE)
 
 
 def _asked(searcher: Finder, count: int) -> object:

@@ -19,7 +19,7 @@ import pytest
 from shoal.errors import OverloadedError, UnavailableError
 from shoal.v1.collection_pb2 import Space
 from shoal.v1.record_service_pb2 import SearchMethod
-from shoal_worker import building, loading, metrics, shard
+from shoal_worker import metrics, shard
 from shoal_worker.checkpoint_files import checkpoints_in
 from shoal_worker.environment import Environment
 from shoal_worker.worker import Worker
@@ -48,55 +48,6 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 # Checkpoints.
-
-
-async def test_a_large_shard_that_lost_its_graph_is_searched_without_loading_it(
-    tmp_path: Path, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker = await started(tmp_path)
-    single = await SingleShard.create(worker)
-    await single.add(names(range(3000)), vectors[:3000])
-    # No graph can hold it: it is in the exactly scanned set for ever.
-    await single.add(["huge"], np.full((1, 64), 1e18, np.float32))
-    await graph_of(single, 3000)
-    (path,) = checkpoints_in(single.directory)
-    await worker.close()
-    path.unlink()
-    monkeypatch.setattr(loading, "MAX_LOADED_VECTORS", 1000)
-    # The builder is held back for a while.
-    need_of = building.need_of
-    monkeypatch.setattr(building, "need_of", lambda *_: building.Need.NOTHING)
-
-    worker = await started(tmp_path)
-    single = single.on(worker)
-    await single.count()
-    assert single.open.newest.fresh.size == 1
-    await single.delete(["r5"])
-    await single.update(["r6"], vectors[4000:4001])
-    await single.add(["new"], vectors[4001:4002])
-
-    async def check() -> None:
-        expected = [("r7", 7), ("r6", 4000), ("new", 4001), ("r2999", 2999)]
-        for name, i in expected:
-            assert answer_of(await single.search(vectors[i], 1)).ids == [[name]]
-        assert "r5" not in answer_of(await single.search(vectors[5], 20)).ids[0]
-        assert answer_of(await single.search(np.full(64, 1e18), 1)).ids == [["huge"]]
-        current = vectors[:3000].copy()
-        current[6] = vectors[4000]
-        true = ((current.astype(float) - vectors[5500]) ** 2).sum(axis=1)
-        true[5] = np.inf
-        ids = answer_of(await single.search(vectors[5500], 10)).ids[0]
-        assert [i for i in ids if i != "new"][:9] == [f"r{j}" for j in np.argsort(true)[:9]]
-
-    await check()
-    assert single.open.newest.fresh.size == 3
-    monkeypatch.setattr(building, "need_of", need_of)
-    await single.add(["later"], vectors[4002:4003])
-    await graph_of(single, 2990)
-    assert single.open.newest.unloaded_below == 0
-    assert (await single.search(vectors[7], 1)).plan.method == SearchMethod.SEARCH_METHOD_GRAPH
-    await check()
-    await worker.close()
 
 
 def truncated(path: Path) -> None:

@@ -102,6 +102,7 @@ def need_of(
     pending = state.fresh.pending_count
     graph = state.graph
     if graph is None:
+        pending += state.ungraphed.count if state.ungraphed is not None else 0
         least = max(MINIMUM_GRAPH_VECTORS, configuration.batch_size, configuration.sync_threshold)
         return Need.REBUILD if pending >= least else Need.NOTHING
     dead = state.graph_dead_count

@@ -15,7 +15,19 @@ from shoal_worker.sealed import DamagedIndexError
 from shoal_worker.store import Meta, Store
 from shoal_worker.stored import places_in
 
-__all__ = ["are_current"]
+__all__ = ["all_current_keys", "are_current"]
+
+
+def all_current_keys(
+    txn: Transaction, store: Store, indexes: Indexes, meta: Meta
+) -> npt.NDArray[np.uint64]:
+    """Give the keys of all current vectors, ascending.
+
+    Raises:
+        DamagedValueError: If a record is not what was stored.
+    """
+    current = _indexed_keys(txn, store, indexes, meta)
+    return store.vector_keys(txn) if current is None else current
 
 
 def are_current(
@@ -30,9 +42,7 @@ def are_current(
     Raises:
         DamagedValueError: If a record is not what was stored.
     """
-    current = _indexed_keys(txn, store, indexes, meta)
-    if current is None:
-        current = store.vector_keys(txn)
+    current = all_current_keys(txn, store, indexes, meta)
     if not len(current):
         return np.zeros(len(keys), np.bool_)
     result: npt.NDArray[np.bool_] = current[places_in(current, keys)] == keys

@@ -9,23 +9,21 @@ comes out short it is scanned exactly instead (law 4).
 from __future__ import annotations
 
 import functools
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from shoal_worker.candidate_vectors import CandidateVectors
 from shoal_worker.columns import KnownHeads
 from shoal_worker.distances import Queries, Space, exact, exact_of_each
+from shoal_worker.exact_scans import ExactScans
 from shoal_worker.graph import Graph
-from shoal_worker.matching import Selection, select
 from shoal_worker.nearest import Candidates, ranked, ranked_of_each
-from shoal_worker.places import Places, places_of
-from shoal_worker.planning import coarse_us, scan_us, walk_us
-from shoal_worker.rows import BitMap, rows_of
-from shoal_worker.scanning import current_keys, scan, scan_coarsely, scan_graph
+from shoal_worker.planning import walk_us
+from shoal_worker.rows import BitMap
 from shoal_worker.sought import Method, Search
 from shoal_worker.state import Pinned
-from shoal_worker.store import VectorBatch
 
 __all__ = ["Finder"]
 
@@ -60,40 +58,11 @@ _GATHER_PAIRS: Final = 4096
 _REMEMBERED_PLANS: Final = 1024
 """Estimates that are kept: one search is planned as the one before it."""
 
-
-@functools.lru_cache(_REMEMBERED_PLANS)
-def _scan_us(matching_count: int, stored_count: int, dimension: int, query_count: int) -> float:
-    """Estimate an exact scan in the cheaper of its ways; no vectors are stored: 0."""
-    read = scan_us(matching_count, dimension, query_count)
-    if not stored_count:
-        return read
-    return min(read, coarse_us(matching_count, stored_count, dimension, query_count))
-
-
 _walk_us = functools.lru_cache(_REMEMBERED_PLANS)(walk_us)
 
 
-class _Current(NamedTuple):
-    """Candidates that count.
-
-    Attributes:
-        rows: Shape ``(n,)``.
-        vectors: Shape ``(n, d)``.
-        positions: Which of the candidates they are; None: all.
-    """
-
-    rows: npt.NDArray[np.uint32]
-    vectors: npt.NDArray[np.float32]
-    positions: npt.NDArray[np.intp] | None
-
-
 class Finder:
-    """Finds what one search seeks.
-
-    Attributes:
-        candidate_count: Candidates whose exact distance was computed.
-        heads: What was read of their records on the way.
-    """
+    """Finds what one search seeks."""
 
     def __init__(
         self,
@@ -103,7 +72,6 @@ class Finder:
         rows: BitMap | None,
         matching_count: int,
     ) -> None:
-        self._pinned = pinned
         self._state = pinned.state
         self._space = space
         self._sought = sought
@@ -111,28 +79,37 @@ class Finder:
         self._rows = rows
         self._matching_count = matching_count
         self._limit = min(sought.limit, matching_count)
-        self.candidate_count = 0
-        self.heads = KnownHeads()
+        self._candidates = CandidateVectors(pinned, rows)
+        self._scans = ExactScans(
+            pinned, space, sought, self._queries, rows, matching_count, self._candidates
+        )
+        self._ranked_count = 0
+
+    @property
+    def candidate_count(self) -> int:
+        """Candidates whose exact distance was computed."""
+        return self._ranked_count + self._scans.candidate_count
+
+    @property
+    def heads(self) -> KnownHeads:
+        """What was read of the records of candidates on the way."""
+        return self._candidates.heads
 
     def run(self) -> tuple[Method, list[Candidates]]:
         """Find each query's nearest."""
         graph = self._state.graph
-        if self._state.unloaded_below:
-            return Method.EXACT, self._scan(np.arange(len(self._queries.single)))
         if graph is None or not self._state.graph_live_count:
-            if self._rows is not None and self._scan_us() < self._state.fresh.size:
-                return Method.EXACT, self._scan(np.arange(len(self._queries.single)))
-            return Method.EXACT, self._fresh()
+            return Method.EXACT, self._scans.without_graph()
         first_count = self._first_count(graph)
-        if self._prefers_scan(graph, first_count):
-            return Method.EXACT, self._scan(np.arange(len(self._queries.single)))
-        beside = self._fresh() if self._state.fresh.live_count else None
-        if self._rows is None and len(self._queries.single) == 1:
+        query_count = len(self._queries.single)
+        if self._scans.us(query_count) < self._walk_us(graph, first_count, query_count):
+            return Method.EXACT, self._scans.of_all(np.arange(query_count))
+        beside = self._scans.of_fresh() if self._state.fresh.live_count else None
+        if self._rows is None and query_count == 1:
             only = self._walk_once(graph, first_count, beside)
             if only is not None:
                 return Method.GRAPH, [only]
-        found = self._walk(graph, first_count, beside)
-        return Method.GRAPH, found
+        return Method.GRAPH, self._walk(graph, first_count, beside)
 
     def _walk_once(
         self, graph: Graph, count: int, beside: list[Candidates] | None
@@ -154,11 +131,6 @@ class Finder:
         """Candidates of the graph that are kept of each query."""
         return self._limit if self._rows is None else 2 * self._limit
 
-    def _fresh(self) -> list[Candidates]:
-        self.candidate_count += self._state.fresh.live_count * len(self._queries.single)
-        rows = None if self._rows is None else rows_of(self._rows)
-        return self._state.fresh.search(self._space, self._queries, self._limit, rows)
-
     def _first_count(self, graph: Graph) -> int:
         """How many candidates to ask of the graph at first."""
         return min(graph.vector_count, int(self._wanted / self._share(graph)) + 1)
@@ -175,19 +147,8 @@ class Finder:
         share = self._state.graph_live_count / graph.vector_count
         return share * self._matching_count / self._state.meta.record_count
 
-    def _scan_us(self, query_count: int | None = None) -> float:
-        count = len(self._queries.single) if query_count is None else query_count
-        graph = self._state.graph
-        stored_count = 0 if graph is None or not graph.has_stored else graph.vector_count
-        return _scan_us(self._matching_count, stored_count, self._state.meta.dimension, count)
-
     def _walk_us(self, graph: Graph, count: int, query_count: int) -> float:
         return _walk_us(count, self._share(graph), self._state.meta.dimension, query_count)
-
-    def _prefers_scan(self, graph: Graph, count: int) -> bool:
-        return self._scan_us() < self._walk_us(graph, count, len(self._queries.single))
-
-    # The graph.
 
     def _walk(self, graph: Graph, count: int, beside: list[Candidates] | None) -> list[Candidates]:
         found: list[Candidates] = [Candidates.none()] * len(self._queries.single)
@@ -214,7 +175,9 @@ class Finder:
             likely = count * max(enough, self._limit) / max(counted, _LEAST_FOUND)
             count *= _REFILL_FACTOR
             if not self._is_worth(graph, max(count, int(likely)), int(pending.size)):
-                for i, candidates in zip(pending.tolist(), self._scan(pending), strict=True):
+                for i, candidates in zip(
+                    pending.tolist(), self._scans.of_all(pending), strict=True
+                ):
                     found[i] = candidates
                 scanned.update(pending.tolist())
                 break
@@ -229,7 +192,9 @@ class Finder:
         """Whether to walk once more, farther, rather than scan what matches."""
         if count >= graph.vector_count:
             return False
-        return self._walk_us(graph, count, query_count) < _REFILL_SHARE * self._scan_us(query_count)
+        return self._walk_us(graph, count, query_count) < _REFILL_SHARE * self._scans.us(
+            query_count
+        )
 
     def _enough(self, graph: Graph) -> int:
         """How many candidates the graph must find, so that it need not be asked again.
@@ -274,7 +239,7 @@ class Finder:
         if self._rows is not None:
             places = np.arange(keys.size) if is_candidate is None else np.flatnonzero(is_candidate)
             return self._rank_few(which, flat, places // shape[1])
-        current = self._current(flat)
+        current = self._candidates.read(flat)
         rows, vectors, positions = current.rows, current.vectors, current.positions
         if is_candidate is not None or positions is not None:
             # Spread out again, so that every query has as many places.
@@ -292,52 +257,20 @@ class Finder:
             queries = queries.part(which)
         distances = exact_of_each(self._space, queries, vectors.reshape(*shape, dimension))
         if is_candidate is None:
-            self.candidate_count += keys.size
+            self._ranked_count += keys.size
         else:
-            self.candidate_count += int(np.count_nonzero(is_candidate))
+            self._ranked_count += int(np.count_nonzero(is_candidate))
             distances[~is_candidate.reshape(shape)] = np.inf
         return ranked_of_each(distances, rows.reshape(shape), keys, self._limit)
 
     def _rank_one(self, query: int, keys: npt.NDArray[np.uint64]) -> Candidates:
         """Rank the candidates of one query exactly, leaving out what is not current."""
-        current = self._current(keys)
+        current = self._candidates.read(keys)
         if current.positions is not None:
             keys = keys[current.positions]
-        self.candidate_count += len(keys)
+        self._ranked_count += len(keys)
         distances = exact(self._space, self._queries.double[query], current.vectors)
         return ranked(distances, current.rows, keys, self._limit)
-
-    def _current(self, keys: npt.NDArray[np.uint64], among: BitMap | None = None) -> _Current:
-        """Read the vectors of candidates without those that are not current, or not `among`.
-
-        From the file beside the graph, and if there is none, or damaged, from the records.
-        """
-        state = self._state
-        read = None if state.vectors is None else state.vectors.current(keys, state.meta.sequence)
-        if read is None:
-            batch, positions = self._pinned.store.vectors_of(
-                self._pinned.txn, keys.tolist(), state.meta.dimension, among
-            )
-            return _Current(batch.rows, batch.vectors, positions)
-        (vectors, rows, heads), positions = read
-        if among is not None:
-            matching = np.array([row in among for row in rows.tolist()], np.bool_)
-            if not matching.all():
-                vectors, rows, heads = vectors[matching], rows[matching], heads[matching]
-                positions = np.flatnonzero(matching) if positions is None else positions[matching]
-        self.heads.note(rows, heads)
-        return _Current(rows, vectors, positions)
-
-    @functools.cached_property
-    def _matching_keys(self) -> npt.NDArray[np.uint64] | None:
-        """The keys of the rows that match, ascending; None if the index of keys is of no use."""
-        if self._rows is None:
-            return None
-        keys = current_keys(self._pinned.source, rows_of(self._rows))
-        if keys is not None and not (keys[1:] > keys[:-1]).all():
-            # Only where vectors were replaced: keys rise with rows, and sorting costs milliseconds.
-            keys.sort()
-        return keys
 
     def _rank_few(
         self,
@@ -353,20 +286,23 @@ class Finder:
             owners: For each its query, as a place in `which`, ascending.
         """
         among = self._rows
-        if among is not None and self._places is not None:
-            rows = self._places.rows_of_keys(keys).tolist()
+        if among is not None and self._candidates.places is not None:
+            rows = self._candidates.places.rows_of_keys(keys).tolist()
             matching = np.array([row in among for row in rows], np.bool_)
             keys, owners, among = keys[matching], owners[matching], None
-        elif _LOOK_SHARE * len(keys) > self._matching_count and self._matching_keys is not None:
+        elif (
+            _LOOK_SHARE * len(keys) > self._matching_count
+            and self._candidates.matching_keys is not None
+        ):
             # What does not match, or is not current, need not even be read.
-            places = np.searchsorted(self._matching_keys, keys)
-            places[places == len(self._matching_keys)] = 0
-            matching = self._matching_keys[places] == keys
+            places = np.searchsorted(self._candidates.matching_keys, keys)
+            places[places == len(self._candidates.matching_keys)] = 0
+            matching = self._candidates.matching_keys[places] == keys
             keys, owners, among = keys[matching], owners[matching], None
-        current = self._current(keys, among)
+        current = self._candidates.read(keys, among)
         if current.positions is not None:
             owners, keys = owners[current.positions], keys[current.positions]
-        self.candidate_count += len(owners)
+        self._ranked_count += len(owners)
         bounds = np.searchsorted(owners, np.arange(which.size + 1)).tolist()
         found = []
         for i, query in enumerate(which.tolist()):
@@ -374,102 +310,3 @@ class Finder:
             distances = exact(self._space, self._queries.double[query], current.vectors[part])
             found.append(ranked(distances, current.rows[part], keys[part], self._kept))
         return found
-
-    # Exact scans of the stored vectors.
-
-    @functools.cached_property
-    def _places(self) -> Places | None:
-        """Where rows lie in the graph; None if that cannot be known."""
-        vectors, source = self._state.vectors, self._pinned.source
-        if vectors is None or not len(vectors.keys):
-            return None
-        if vectors.places is None:
-            vectors.places = places_of(source, vectors.keys)
-        places = vectors.places
-        return None if places is None or places.sequence > source.meta.sequence else places
-
-    def _scan_graph(self, which: npt.NDArray[np.intp], rows: BitMap) -> list[Candidates] | None:
-        """Scan what matches in the graph by its places, and in the fresh set.
-
-        Returns:
-            None if that cannot be done.
-        """
-        state, queries = self._state, self._queries.part(which)
-        graph, vectors, places = state.graph, state.vectors, self._places
-        if graph is None or vectors is None or places is None:
-            return None
-        matching = rows_of(rows)
-        found_places = places.of_rows(matching)
-        is_alive = vectors.deaths.alive(found_places, state.meta.sequence)
-        if is_alive is not None:
-            found_places = found_places[is_alive]
-
-        def read(keys: npt.NDArray[np.uint64]) -> VectorBatch:
-            current = self._current(keys)
-            if current.positions is not None:
-                keys = keys[current.positions]
-            return VectorBatch(keys, current.rows, current.vectors)
-
-        stored = graph.stored
-        if stored is not None and not np.array_equal(stored.keys, vectors.keys):
-            stored = None
-        found = scan_graph(
-            self._space,
-            queries,
-            stored,
-            graph.quantization,
-            vectors.keys,
-            found_places,
-            self._limit,
-            read,
-            self._sought.check,
-        )
-        if state.fresh.live_count:
-            beside = state.fresh.search(self._space, queries, self._limit, matching)
-            found = [a.merged(b, self._limit) for a, b in zip(found, beside, strict=True)]
-        # Whatever else there is to tell, an answer does not come out short.
-        return found if all(len(c.rows) == self._limit for c in found) else None
-
-    def _scan(self, which: npt.NDArray[np.intp]) -> list[Candidates]:
-        rows = self._rows
-        if rows is None:
-            rows = select(self._pinned.source, Selection(), check=self._sought.check).rows
-        self.candidate_count += len(rows) * which.size
-        by_place = self._scan_graph(which, rows)
-        if by_place is not None:
-            return by_place
-        coarse = self._scan_coarsely(which, rows)
-        if coarse is not None:
-            return coarse
-        return scan(
-            self._pinned.txn,
-            self._pinned.store,
-            self._space,
-            self._queries.part(which),
-            rows_of(rows),
-            self._state.meta.dimension,
-            self._limit,
-            self._sought.check,
-        )
-
-    def _scan_coarsely(self, which: npt.NDArray[np.intp], rows: BitMap) -> list[Candidates] | None:
-        """Scan by coarse distances, if that is possible and cheaper."""
-        graph, dimension = self._state.graph, self._state.meta.dimension
-        if graph is None or not graph.has_stored:
-            return None
-        coarse = coarse_us(len(rows), graph.vector_count, dimension, which.size)
-        if scan_us(len(rows), dimension, which.size) < coarse:
-            return None
-        stored = graph.stored
-        if stored is None:
-            return None
-        return scan_coarsely(
-            self._pinned.source,
-            self._space,
-            self._queries.part(which),
-            rows_of(rows),
-            self._limit,
-            stored,
-            graph.quantization,
-            self._sought.check,
-        )

@@ -74,6 +74,11 @@ class Deaths:
         is_alive: npt.NDArray[np.bool_] = self._dead_at[places] > np.uint64(sequence)
         return None if is_alive.all() else is_alive
 
+    def are_alive(self, part: slice, sequence: int) -> npt.NDArray[np.bool_]:
+        """Say which vectors that follow one another are current at a sequence."""
+        result: npt.NDArray[np.bool_] = self._dead_at[part] > np.uint64(sequence)
+        return result
+
     def are_current(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Say which keys, of any vectors, are in the graph and current now."""
         if not len(self._keys):

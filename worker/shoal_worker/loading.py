@@ -1,14 +1,14 @@
 """Opens a shard from its directory: records, the checkpoint that can be used, the fresh set.
 
 The records are the truth. Of the checkpoints the newest sound one is taken; every vector that it
-does not hold is loaded into the fresh set, all of them if there is none, and searched exactly
-until a graph is built.
+does not hold is loaded into the fresh set. Where there is none, and more than a few vectors,
+`recovering` finds what they are searched by until a graph is built.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,7 @@ from shoal_worker.graph_vectors import Deaths, GraphVectors
 from shoal_worker.identity import Configuration
 from shoal_worker.indexes import Indexes
 from shoal_worker.record_files import RECORDS_FILE, discard_copy
+from shoal_worker.recovering import note_refused_vectors, recovered
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.state import State
 from shoal_worker.store import DATABASES, FORMAT, Meta, Store
@@ -40,14 +41,21 @@ __all__ = ["Loaded", "create_records", "data_loss", "load", "peek"]
 
 _logger: Final = structlog.get_logger(__name__)
 
-MAX_LOADED_VECTORS: Final = 400_000
-MAX_LOADED_BYTES: Final = 2 * 1024 * 1024 * 1024
-"""Vectors beyond a graph that are loaded when a shard is opened: twice what its backlog may come
-to, so that this is passed only by a shard that has lost its graph. Then they are searched where
-they are, until a graph is built, rather than all held in memory."""
+MAX_FRESH_VECTORS: Final = 400_000
+MAX_FRESH_BYTES: Final = 2 * 1024 * 1024 * 1024
+"""Vectors beyond a graph that become fresh when a shard is opened: twice what its backlog may come
+to, so that this is passed only beside a graph that is of no use any more."""
+
+MAX_FRESH_ALONE: Final = 20_000
+"""The same without a graph: a tenth of the backlog, so that what is fresh because a graph was lost
+does not have writes refused."""
 
 _STEP: Final = 4096
 """Vectors that are read at once."""
+
+MAX_LOADED_BYTES: Final = 2 * 1024 * 1024 * 1024
+"""What the vectors of a shard whose graph and their file are lost may take in memory, unless it is
+told otherwise; more stay in the records."""
 
 
 def create_records(
@@ -138,6 +146,7 @@ def load(
     identity: ShardIdentity,
     configuration: Configuration,
     initial_map_bytes: int,
+    max_loaded_bytes: int,
     damaged: Callable[[DamagedVectorsError], None],
 ) -> Loaded:
     """Open a shard.
@@ -147,7 +156,8 @@ def load(
         identity: Whose it must be.
         configuration: The collection's.
         initial_map_bytes: Address space that the records begin with.
-        damaged: Called if the exact vectors beside its graph turn out to be damaged.
+        max_loaded_bytes: What its vectors may take in memory if its graph and their file are lost.
+        damaged: Called if the exact vectors of its graph turn out to be damaged.
 
     Raises:
         DataLossError: If its records are missing, damaged, or not this shard's.
@@ -162,13 +172,20 @@ def load(
             meta = store.meta(txn)
         _check(meta, identity)
         graph = _load_graph(directory, meta, shard_id, configuration)
-        unloaded_below = _unloaded_below(environment, store, meta, graph)
-        if unloaded_below:
-            graph = None
-            _logger.warning("vectors_not_loaded", shard_id=shard_id, records=meta.record_count)
-        fresh = _load_fresh(environment, store, meta, graph, unloaded_below)
         indexes = _load_indexes(environment, store, meta, shard_id, configuration)
-        vectors = None
+        ungraphed, unloaded_below, vectors = None, 0, None
+        if _are_too_many(environment, store, meta, graph):
+            graph = None
+            ungraphed, missing = recovered(
+                directory, environment, store, indexes, meta, max_loaded_bytes, damaged
+            )
+            unloaded_below = 0 if ungraphed is not None else meta.next_key
+            fresh = _load_fresh(environment, store, meta, meta.next_key, missing)
+            if ungraphed is not None:
+                fresh.beside(ungraphed.deaths)
+        else:
+            first = 1 if graph is None else graph.last_key + 1
+            fresh = _load_fresh(environment, store, meta, first)
         file = _load_vectors(directory, meta, shard_id, graph)
         if graph is not None and file is not None:
             is_current = None
@@ -184,7 +201,7 @@ def load(
     except BaseException:
         environment.close()
         raise
-    state = State(meta, graph, fresh.snapshot(meta.sequence), unloaded_below, vectors)
+    state = State(meta, graph, fresh.snapshot(meta.sequence), unloaded_below, vectors, ungraphed)
     return Loaded(environment, store, indexes, fresh, state)
 
 
@@ -263,44 +280,45 @@ def _load_vectors(
             # What a builder appended that did not come to its end: some of it may be deleted now.
             os.truncate(path, file.size_bytes)
     except (DamagedVectorsError, OSError) as error:
-        reason = error.reason if isinstance(error, DamagedVectorsError) else "damaged"
-        metrics.REFUSED_CHECKPOINTS.labels(reason).inc()
-        _logger.warning(
-            "vectors_refused",
-            shard_id=shard_id,
-            file=path.name,
-            reason=reason,
-            detail=str(error),
-        )
+        note_refused_vectors(shard_id, path, error)
         return None
     return file
 
 
-def _unloaded_below(environment: Environment, store: Store, meta: Meta, graph: Graph | None) -> int:
-    """Give the key below which vectors stay in the records, for there are too many; else 0."""
-    bound = min(MAX_LOADED_VECTORS, MAX_LOADED_BYTES // (4 * max(1, meta.dimension)))
+def _are_too_many(environment: Environment, store: Store, meta: Meta, graph: Graph | None) -> bool:
+    """Say whether the vectors beyond a graph, or without one, are too many to be fresh."""
+    bound = MAX_FRESH_ALONE
+    if graph is not None:
+        bound = min(MAX_FRESH_VECTORS, MAX_FRESH_BYTES // (4 * max(1, meta.dimension)))
     first = 1 if graph is None else graph.last_key + 1
     if min(meta.record_count, meta.next_key - first) <= bound:
-        return 0
+        return False
     with environment.read() as txn:
-        too_many = store.vector_count_from(txn, first, bound + 1) > bound
-    return meta.next_key if too_many else 0
+        return store.vector_count_from(txn, first, bound + 1) > bound
 
 
 def _load_fresh(
     environment: Environment,
     store: Store,
     meta: Meta,
-    graph: Graph | None,
-    unloaded_below: int,
+    first: int,
+    also: Sequence[int] | None = None,
 ) -> FreshWriter:
+    """Fill the fresh set.
+
+    Args:
+        environment: The records.
+        store: Their schema.
+        meta: What the shard knows about itself.
+        first: The first key of those that are all loaded.
+        also: Keys below that are loaded, too, ascending; None: those that no graph is to take.
+    """
     fresh = FreshWriter()
-    first = unloaded_below or (1 if graph is None else graph.last_key + 1)
     with environment.read() as txn:
         exact = store.exact_keys(txn)
-        below = [key for key in exact if key < first]
-        if below:
-            batch, _ = store.vectors_of(txn, below, meta.dimension)
+        below = [key for key in (exact if also is None else also) if key < first]
+        for start in range(0, len(below), _STEP):
+            batch, _ = store.vectors_of(txn, below[start : start + _STEP], meta.dimension)
             fresh.add(batch, exact)
         while meta.dimension:
             batch = store.vectors_between(txn, first, meta.next_key, meta.dimension, _STEP)

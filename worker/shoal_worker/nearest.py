@@ -111,16 +111,12 @@ class Nearest:
             upper: Upper bounds.
             eligible: Which of them count at all.
         """
-        places = np.flatnonzero(eligible)
-        bound = np.inf
-        if len(self._found.rows) >= self._limit:
-            bound = float(self._found.distances[self._limit - 1])
-        if places.size > self._limit:
-            part = upper[places]
-            bound = min(bound, float(np.partition(part, self._limit - 1)[self._limit - 1]))
         # Written so that a bound that is not a number discards nothing.
-        survivors: npt.NDArray[np.intp] = places[~(lower[places] > bound)]
-        return survivors
+        places = np.flatnonzero(eligible & ~(lower > self.bound))
+        if places.size > self._limit:
+            bound = np.partition(upper[places], self._limit - 1)[self._limit - 1]
+            places = places[~(lower[places] > bound)]
+        return places
 
     def add(
         self,

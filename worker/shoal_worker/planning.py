@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["coarse_us", "scan_terms", "scan_us", "walk_terms", "walk_us"]
+__all__ = ["coarse_us", "scan_terms", "scan_us", "ungraphed_us", "walk_terms", "walk_us"]
 
 _WALK_US: Final = (92.8, 0.0856, 0.000761, 0.000417, 0.00133, 0.0065)
 """A walk through the graph, and the terms of `walk_terms`."""
@@ -34,6 +34,10 @@ _RECORD_NUMBER_US: Final = 0.0018
 _MORE_NUMBER_US: Final = 0.001
 """A scan that reads records: a row, a number of its vector, and one for each further query: what is
 read is read once."""
+
+_UNGRAPHED_US: Final = 0.015
+_UNGRAPHED_NUMBER_US: Final = 0.00016
+"""A scan of the vectors of a lost graph: a vector, and a number of it."""
 
 
 def walk_terms(candidates: float, matching_share: float, dimension: int) -> tuple[float, ...]:
@@ -96,3 +100,8 @@ def scan_us(rows: float, dimension: int, query_count: int) -> float:
     """Estimate a scan that reads the vector of each row from the records."""
     first = _RECORD_US + _RECORD_NUMBER_US * dimension
     return rows * (first + (query_count - 1) * _MORE_NUMBER_US * dimension)
+
+
+def ungraphed_us(count: float, dimension: int, query_count: int) -> float:
+    """Estimate a scan of all vectors of a graph that was lost."""
+    return query_count * count * (_UNGRAPHED_US + _UNGRAPHED_NUMBER_US * dimension)

@@ -133,7 +133,7 @@ class ShardDataService:
             if not selection.is_everything:
                 return False
             state = shard.newest
-            if state.unloaded_below:
+            if state.unloaded_below or state.ungraphed is not None:
                 return False
             walk = _GRAPH_US_PER_CANDIDATE * max(request.limit, shard.configuration.ef_search)
             scan = _SCAN_US_PER_CELL * state.fresh.size * queries.shape[1]

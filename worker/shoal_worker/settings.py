@@ -31,7 +31,8 @@ class WorkerSettings(RoleSettings):
     )
     memory_bytes: int = setting(
         4 * 1024 * 1024 * 1024,
-        help="Vectors outside of graphs that open shards may hold in memory, bytes.",
+        help="Vectors outside of graphs that open shards may hold in memory, bytes; half of it one"
+        " shard whose graph and vector file are lost.",
         minimum=1024 * 1024,
     )
     max_answer_bytes: int = setting(

@@ -60,7 +60,7 @@ from shoal_worker.graph import DamagedCheckpointError, Graph
 from shoal_worker.graph_vectors import Deaths, GraphVectors
 from shoal_worker.holds import EndedBatches, Hold, lost_hold
 from shoal_worker.identity import Configuration, configuration_of
-from shoal_worker.loading import data_loss, load
+from shoal_worker.loading import MAX_LOADED_BYTES, data_loss, load
 from shoal_worker.log import Log
 from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.state import Pinned, Publication, State
@@ -126,6 +126,7 @@ class Shard:
         executor: Drains queues; a few threads shared by all shards of the worker.
         changed: Called after each commit and each new graph, on the draining thread.
         initial_map_bytes: Address space that the records begin with.
+        max_loaded_bytes: What its vectors may take in memory if its graph and their file are lost.
 
     Raises:
         DataLossError: If the records are missing, damaged, or not this shard's.
@@ -140,6 +141,7 @@ class Shard:
         changed: Callable[[Shard], None],
         *,
         initial_map_bytes: int = INITIAL_MAP_BYTES,
+        max_loaded_bytes: int = MAX_LOADED_BYTES,
     ) -> None:
         self.directory = directory
         self.shard_id = identity.shard_id
@@ -149,7 +151,12 @@ class Shard:
         self._executor = executor
         self._changed = changed
         loaded = load(
-            directory, identity, self.configuration, initial_map_bytes, self._vectors_damaged
+            directory,
+            identity,
+            self.configuration,
+            initial_map_bytes,
+            max_loaded_bytes,
+            self._vectors_damaged,
         )
         self._environment = loaded.environment
         self.store = loaded.store
@@ -236,8 +243,9 @@ class Shard:
         """Bytes of the vectors that it holds outside of graphs, and of what it knows of those in
         one."""
         state = self._publication.newest
-        fresh_bytes = state.fresh.size * (4 * state.meta.dimension + FRESH_OVERHEAD_BYTES)
-        return fresh_bytes + (state.vectors.deaths.memory_bytes if state.vectors else 0)
+        size = state.fresh.size * (4 * state.meta.dimension + FRESH_OVERHEAD_BYTES)
+        size += state.vectors.deaths.memory_bytes if state.vectors else 0
+        return size + (state.ungraphed.memory_bytes if state.ungraphed else 0)
 
     @property
     def backlog_ratio(self) -> float:
@@ -369,8 +377,7 @@ class Shard:
         sequence = commit.meta.sequence
         newest = self.newest
         fresh = self._fresh.snapshot(sequence)
-        state = State(commit.meta, newest.graph, fresh, newest.unloaded_below, newest.vectors)
-        self._publication.offer(state)
+        self._publication.offer(replace(newest, meta=commit.meta, fresh=fresh))
         crash_point("before_commit")
 
     def _publish(self, group: list[_Waiting], commit: Commit) -> None:
@@ -668,6 +675,8 @@ class Shard:
         here = self._fresh.are_current(keys)
         if state.vectors is not None:
             return here | state.vectors.deaths.are_current(keys)
+        if state.ungraphed is not None:
+            return here | state.ungraphed.deaths.are_current(keys)
         if state.graph is None and not state.unloaded_below:
             return here
         with self._environment.read() as txn:

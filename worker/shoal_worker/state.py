@@ -17,6 +17,7 @@ from shoal_worker.graph_vectors import GraphVectors
 from shoal_worker.indexes import Indexes
 from shoal_worker.matching import Source
 from shoal_worker.store import Meta, Store
+from shoal_worker.ungraphed import Ungraphed
 
 __all__ = ["Pinned", "Publication", "State"]
 
@@ -34,6 +35,7 @@ class State:
             when the shard was opened, and are read from the records until they are in a graph.
         vectors: What the graph's candidates are ranked by; None if there is no graph, or no file
             that can be used: then by the records.
+        ungraphed: What is searched in place of a graph that was lost, beside the fresh set.
     """
 
     meta: Meta
@@ -41,6 +43,7 @@ class State:
     fresh: FreshSet
     unloaded_below: int = 0
     vectors: GraphVectors | None = None
+    ungraphed: Ungraphed | None = None
 
     @property
     def graph_live_count(self) -> int:

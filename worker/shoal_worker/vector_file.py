@@ -87,6 +87,20 @@ class DamagedVectorsError(Exception):
         self.reason = reason
 
 
+class Verified(NamedTuple):
+    """Vectors that lie side by side, verified.
+
+    Attributes:
+        keys: Shape ``(n,)``.
+        rows: Shape ``(n,)``.
+        vectors: Shape ``(n, d)``, as they are mapped.
+    """
+
+    keys: npt.NDArray[np.uint64]
+    rows: npt.NDArray[np.uint32]
+    vectors: npt.NDArray[np.float32]
+
+
 class Gathered(NamedTuple):
     """Vectors that were read, verified.
 
@@ -165,6 +179,7 @@ class VectorFile:
 
     def __init__(self, content: mmap.mmap, shard_id: str, dimension: int, count: int) -> None:
         width = _slot_words(dimension)
+        self.count = count
         self.size_bytes = len(content)
         words = np.frombuffer(content, _WORD, count * width, HEADER_PAGE_BYTES)
         self._words: npt.NDArray[np.uint64] = words.reshape(count, width)
@@ -173,14 +188,14 @@ class VectorFile:
         self._dimension = dimension
 
     @staticmethod
-    def open(path: Path, shard_id: str, dimension: int, count: int) -> VectorFile:
+    def open(path: Path, shard_id: str, dimension: int, count: int | None) -> VectorFile:
         """Open a file.
 
         Args:
             path: Its place.
             shard_id: Whose it must be.
             dimension: Numbers in each vector.
-            count: Vectors that it must hold at least.
+            count: Vectors that it must hold at least; None: as many as there are.
 
         Raises:
             DamagedVectorsError: If it cannot be used.
@@ -188,8 +203,11 @@ class VectorFile:
         try:
             with path.open("rb") as file:
                 _check_header(file.read(HEADER_PAGE_BYTES), shard_id, dimension)
-                expected = HEADER_PAGE_BYTES + count * _slot_words(dimension) * _WORD.itemsize
+                slot_bytes = _slot_words(dimension) * _WORD.itemsize
                 size = os.fstat(file.fileno()).st_size
+                if count is None:
+                    count = (size - HEADER_PAGE_BYTES) // slot_bytes
+                expected = HEADER_PAGE_BYTES + count * slot_bytes
                 if size < expected:
                     raise DamagedVectorsError(
                         "damaged", f"it has {size} bytes instead of {expected}"
@@ -198,6 +216,27 @@ class VectorFile:
         except FileNotFoundError as error:
             raise DamagedVectorsError("missing", "it is not there") from error
         return VectorFile(content, shard_id, dimension, count)
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """All vectors as they are mapped, shape ``(count, d)``; not verified."""
+        return self._words.view("<f4")[:, : self._dimension]
+
+    def verified(self, part: slice) -> Verified:
+        """Read vectors that follow one another.
+
+        Raises:
+            DamagedVectorsError: If one is not what was written.
+        """
+        slots = self._words[part]
+        at = self._key_at
+        if slots[:, -1].tolist() != _checksums(slots, self._seed):
+            raise DamagedVectorsError("damaged", "a vector is not what was written")
+        return Verified(
+            slots[:, at],
+            slots[:, at + 2].astype(np.uint32),
+            slots.view("<f4")[:, : self._dimension],
+        )
 
     def read(self, places: npt.NDArray[np.intp], keys: npt.NDArray[np.uint64]) -> Gathered:
         """Read vectors.

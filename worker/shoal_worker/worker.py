@@ -144,7 +144,14 @@ class Worker:
         return allowed
 
     def _open_shard(self, path: Path, identity: ShardIdentity) -> Shard:
-        shard = Shard(path, identity, self.clock, self._committers, self._consider)
+        shard = Shard(
+            path,
+            identity,
+            self.clock,
+            self._committers,
+            self._consider,
+            max_loaded_bytes=self.settings.memory_bytes // 2,
+        )
         # What a crash left without a graph is built now, not at the next write.
         self._consider(shard)
         return shard
