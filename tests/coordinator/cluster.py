@@ -97,7 +97,7 @@ class FakeWorker:
                 cluster_id=self.cluster_id,
                 shards=self.held(),
             ),
-            context_for(10),
+            context_for(240),
         )
         (self.directory / "cluster_id").write_text(response.cluster_id)
 
@@ -106,7 +106,7 @@ class FakeWorker:
             membership_api.HeartbeatWorkerRequest(
                 worker_id=self.worker_id, process_id=self.process_id
             ),
-            context_for(10),
+            context_for(240),
         )
 
     async def _enter(self, method: str) -> None:
@@ -267,27 +267,27 @@ class Cluster:
                 configuration=configuration,
                 get_or_create=get_or_create,
             ),
-            context_for(30),
+            context_for(240),
         )
         return response.entry
 
     async def get(self, name: str) -> CollectionEntry:
         reference = CollectionReference(tenant=DEFAULT_TENANT, database=DEFAULT_DATABASE, name=name)
         response = await self.coordinator.catalog_service.get_collection(
-            catalog_api.GetCollectionRequest(collection=reference), context_for(10)
+            catalog_api.GetCollectionRequest(collection=reference), context_for(240)
         )
         return response.entry
 
     async def delete(self, entry: CollectionEntry) -> None:
         await self.coordinator.catalog_service.delete_collection(
             catalog_api.DeleteCollectionRequest(collection_id=entry.collection.id),
-            context_for(30),
+            context_for(240),
         )
 
     async def update(self, entry: CollectionEntry, **fields: Any) -> CollectionEntry:
         response = await self.coordinator.catalog_service.update_collection(
             catalog_api.UpdateCollectionRequest(collection_id=entry.collection.id, **fields),
-            context_for(30),
+            context_for(240),
         )
         return response.entry
 

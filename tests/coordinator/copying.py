@@ -265,14 +265,14 @@ class SnapshotCluster(Cluster):
         """Begin to take a snapshot."""
         response = await self.service.create_snapshot(
             api.CreateSnapshotRequest(name=name, collection_id=entry.collection.id),
-            context_for(30),
+            context_for(240),
         )
         found: public.Snapshot = response.snapshot
         return found
 
     async def described(self, name: str = "nightly") -> public.Snapshot:
         response = await self.service.get_snapshot(
-            api.GetSnapshotRequest(snapshot=reference(name)), context_for(10)
+            api.GetSnapshotRequest(snapshot=reference(name)), context_for(240)
         )
         found: public.Snapshot = response.snapshot
         return found
@@ -291,7 +291,7 @@ class SnapshotCluster(Cluster):
 
     async def delete_snapshot(self, name: str = "nightly") -> None:
         await self.service.delete_snapshot(
-            api.DeleteSnapshotRequest(snapshot=reference(name)), context_for(10)
+            api.DeleteSnapshotRequest(snapshot=reference(name)), context_for(240)
         )
 
     async def restore(
@@ -313,7 +313,7 @@ class SnapshotCluster(Cluster):
                 into=into,
                 configuration=configuration,
             ),
-            context_for(30),
+            context_for(240),
         )
         entry: CollectionEntry = response.entry
         return entry

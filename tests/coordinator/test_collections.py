@@ -117,7 +117,7 @@ def limited_file_size(size_bytes: int) -> Iterator[None]:
 async def fix_dimension(cluster: Cluster, entry: CollectionEntry, dimension: int) -> int:
     response = await cluster.coordinator.catalog_service.fix_dimension(
         catalog_api.FixDimensionRequest(collection_id=entry.collection.id, dimension=dimension),
-        context_for(10),
+        context_for(240),
     )
     assert response.entry.collection.configuration.hnsw.dimension == (
         response.entry.collection.dimension

@@ -55,7 +55,7 @@ async def test_a_foreign_data_directory_is_refused_and_says_what_to_do(cluster: 
         worker_id="w", process_id="p", address="w:1", cluster_id="another"
     )
     with pytest.raises(FailedPreconditionError, match=r"cluster another.*--recover-catalog"):
-        await cluster.coordinator.membership_service.register_worker(request, context_for(10))
+        await cluster.coordinator.membership_service.register_worker(request, context_for(240))
 
     assert not cluster.coordinator.table.state.workers
 

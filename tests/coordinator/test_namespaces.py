@@ -26,32 +26,32 @@ from tests.coordinator.cluster import Cluster, eventually
 
 async def create_tenant(cluster: Cluster, name: str) -> None:
     await cluster.coordinator.catalog_service.create_tenant(
-        catalog_api.CreateTenantRequest(name=name), context_for(10)
+        catalog_api.CreateTenantRequest(name=name), context_for(240)
     )
 
 
 async def create_database(cluster: Cluster, name: str, tenant: str) -> DatabaseEntry:
     response = await cluster.coordinator.catalog_service.create_database(
-        catalog_api.CreateDatabaseRequest(name=name, tenant=tenant), context_for(10)
+        catalog_api.CreateDatabaseRequest(name=name, tenant=tenant), context_for(240)
     )
     return response.entry
 
 
 async def get_database(cluster: Cluster, name: str, tenant: str) -> DatabaseEntry:
     response = await cluster.coordinator.catalog_service.get_database(
-        catalog_api.GetDatabaseRequest(name=name, tenant=tenant), context_for(10)
+        catalog_api.GetDatabaseRequest(name=name, tenant=tenant), context_for(240)
     )
     return response.entry
 
 
 async def delete_database(cluster: Cluster, name: str, tenant: str) -> None:
     await cluster.coordinator.catalog_service.delete_database(
-        catalog_api.DeleteDatabaseRequest(name=name, tenant=tenant), context_for(10)
+        catalog_api.DeleteDatabaseRequest(name=name, tenant=tenant), context_for(240)
     )
 
 
 async def reset(cluster: Cluster) -> None:
-    await cluster.coordinator.catalog_service.reset(catalog_api.ResetRequest(), context_for(10))
+    await cluster.coordinator.catalog_service.reset(catalog_api.ResetRequest(), context_for(240))
 
 
 async def test_a_database_belongs_to_its_tenant(cluster: Cluster) -> None:
@@ -76,7 +76,7 @@ async def test_taken_and_missing_names_are_refused(cluster: Cluster) -> None:
         await create_database(cluster, "library", "nobody")
     with pytest.raises(TenantNotFoundError):
         await cluster.coordinator.catalog_service.get_tenant(
-            catalog_api.GetTenantRequest(name="nobody"), context_for(10)
+            catalog_api.GetTenantRequest(name="nobody"), context_for(240)
         )
 
 

@@ -25,9 +25,9 @@ async def register_all(cluster: Cluster) -> None:
 
 async def make_database(cluster: Cluster, tenant: str, name: str) -> None:
     service = cluster.coordinator.catalog_service
-    await service.create_tenant(catalog_api.CreateTenantRequest(name=tenant), context_for(10))
+    await service.create_tenant(catalog_api.CreateTenantRequest(name=tenant), context_for(240))
     await service.create_database(
-        catalog_api.CreateDatabaseRequest(tenant=tenant, name=name), context_for(10)
+        catalog_api.CreateDatabaseRequest(tenant=tenant, name=name), context_for(240)
     )
 
 
@@ -61,7 +61,7 @@ async def test_tenants_and_databases_are_rebuilt_too(two_workers: Cluster) -> No
     service = two_workers.coordinator.catalog_service
     created = await service.create_collection(
         catalog_api.CreateCollectionRequest(tenant="acme", database="library", name="books"),
-        context_for(10),
+        context_for(240),
     )
 
     await lose_catalog(two_workers, recover=True)

@@ -79,7 +79,7 @@ async def test_a_snapshot_describes_the_collection_as_it_was(cluster: SnapshotCl
     assert found.source.configuration.hnsw.shards == 2
     listed = await cluster.service.list_snapshots(
         api.ListSnapshotsRequest(tenant="default_tenant", database="default_database", limit=9),
-        context_for(10),
+        context_for(240),
     )
     assert list(listed.snapshots) == [found]
     assert listed.next_after == 0
@@ -118,7 +118,7 @@ async def test_snapshots_are_counted_against_the_quota_as_collections_are(
             subject=admin.QuotaSubject(scope=scope),
             limits=admin.QuotaLimits(max_snapshots=2),
         ),
-        context_for(10),
+        context_for(240),
     )
     results = await asyncio.gather(
         *(cluster.snapshot(entry, f"s{i}") for i in range(5)), return_exceptions=True
@@ -127,7 +127,8 @@ async def test_snapshots_are_counted_against_the_quota_as_collections_are(
     await cluster.ended("s0")
     # A clone's source is nobody's snapshot.
     clone = await cluster.service.clone_collection(
-        api.CloneCollectionRequest(collection_id=entry.collection.id, into="clone"), context_for(30)
+        api.CloneCollectionRequest(collection_id=entry.collection.id, into="clone"),
+        context_for(240),
     )
     assert cluster.records(clone.entry) == cluster.records(entry)
 
@@ -357,7 +358,7 @@ async def test_a_clone_that_was_interrupted_leaves_nothing(cluster: SnapshotClus
         with pytest.raises(SimulatedCrashError):
             await cluster.service.clone_collection(
                 api.CloneCollectionRequest(collection_id=entry.collection.id, into="clone"),
-                context_for(30),
+                context_for(240),
             )
         await cluster.restart()
         await cluster.settled()
@@ -369,7 +370,8 @@ async def test_a_clone_that_was_interrupted_leaves_nothing(cluster: SnapshotClus
 async def test_a_clone_leaves_no_trace_of_its_source(cluster: SnapshotCluster) -> None:
     entry = await filled(cluster)
     response = await cluster.service.clone_collection(
-        api.CloneCollectionRequest(collection_id=entry.collection.id, into="clone"), context_for(30)
+        api.CloneCollectionRequest(collection_id=entry.collection.id, into="clone"),
+        context_for(240),
     )
     assert cluster.records(response.entry) == cluster.records(entry)
     await cluster.no_snapshots()
@@ -378,7 +380,7 @@ async def test_a_clone_leaves_no_trace_of_its_source(cluster: SnapshotCluster) -
 
 async def test_the_snapshots_of_a_database_go_with_it(cluster: SnapshotCluster) -> None:
     await cluster.coordinator.catalog_service.create_database(
-        catalog_api.CreateDatabaseRequest(tenant="default_tenant", name="other"), context_for(10)
+        catalog_api.CreateDatabaseRequest(tenant="default_tenant", name="other"), context_for(240)
     )
     entry = await cluster.create("books", database="other", shards=2)
     await cluster.write(entry)
@@ -388,7 +390,7 @@ async def test_the_snapshots_of_a_database_go_with_it(cluster: SnapshotCluster) 
     await cluster.snapshot(entry, "gone")
     await cluster.ended()
     await cluster.coordinator.catalog_service.delete_database(
-        catalog_api.DeleteDatabaseRequest(tenant="default_tenant", name="other"), context_for(10)
+        catalog_api.DeleteDatabaseRequest(tenant="default_tenant", name="other"), context_for(240)
     )
     await eventually(lambda: len(cluster.coordinator.table.state.snapshots) == 1)
     assert cluster.files() == files
@@ -430,15 +432,15 @@ async def test_garbage_is_removed_when_it_is_old(cluster: SnapshotCluster) -> No
 
 
 async def backed_up(cluster: SnapshotCluster, name: str = "nightly") -> None:
-    await cluster.service.create_backup(api.CreateBackupRequest(name=name), context_for(30))
+    await cluster.service.create_backup(api.CreateBackupRequest(name=name), context_for(240))
     await eventually(lambda: not cluster.coordinator._backups._under_way._taking)
-    response = await cluster.service.get_backup(api.GetBackupRequest(name=name), context_for(10))
+    response = await cluster.service.get_backup(api.GetBackupRequest(name=name), context_for(240))
     assert response.backup.status == SNAPSHOT_STATUS_READY, response.backup.failure
 
 
 async def restored_backup(cluster: SnapshotCluster, store: str = "") -> api.RestoreBackupResponse:
     response: api.RestoreBackupResponse = await cluster.service.restore_backup(
-        api.RestoreBackupRequest(name="nightly", store=store), context_for(30)
+        api.RestoreBackupRequest(name="nightly", store=store), context_for(240)
     )
     return response
 
@@ -447,10 +449,10 @@ async def test_a_backup_is_restored_into_another_cluster_of_another_size(
     cluster: SnapshotCluster, tmp_path: Path
 ) -> None:
     await cluster.coordinator.catalog_service.create_tenant(
-        catalog_api.CreateTenantRequest(name="acme"), context_for(10)
+        catalog_api.CreateTenantRequest(name="acme"), context_for(240)
     )
     await cluster.coordinator.catalog_service.create_database(
-        catalog_api.CreateDatabaseRequest(tenant="acme", name="main"), context_for(10)
+        catalog_api.CreateDatabaseRequest(tenant="acme", name="main"), context_for(240)
     )
     books = await filled(cluster, "books", shards=3)
     films = await filled(cluster, "films", shards=1)
@@ -517,14 +519,14 @@ async def test_a_backup_that_was_interrupted_has_failed_and_leaves_no_files(
     await eventually(lambda: not cluster.coordinator._backups._under_way._taking)
     await cluster.restart()
     response = await cluster.service.get_backup(
-        api.GetBackupRequest(name="nightly"), context_for(10)
+        api.GetBackupRequest(name="nightly"), context_for(240)
     )
     assert response.backup.status == SNAPSHOT_STATUS_FAILED
     await eventually(lambda: cluster.files() == [])
-    await cluster.service.delete_backup(api.DeleteBackupRequest(name="nightly"), context_for(10))
+    await cluster.service.delete_backup(api.DeleteBackupRequest(name="nightly"), context_for(240))
     await eventually(lambda: not cluster.coordinator.table.state.backups)
     await backed_up(cluster)
-    await cluster.service.delete_backup(api.DeleteBackupRequest(name="nightly"), context_for(10))
+    await cluster.service.delete_backup(api.DeleteBackupRequest(name="nightly"), context_for(240))
     await eventually(lambda: not cluster.coordinator.table.state.backups)
     assert cluster.files() == []
 
@@ -544,7 +546,7 @@ async def test_a_backup_is_of_one_moment_while_collections_come_and_go(
     churning = asyncio.create_task(churn())
     for number in range(5):
         await cluster.service.create_backup(
-            api.CreateBackupRequest(name=f"b{number}"), context_for(30)
+            api.CreateBackupRequest(name=f"b{number}"), context_for(240)
         )
         await eventually(lambda: not cluster.coordinator._backups._under_way._taking)
     stop.set()

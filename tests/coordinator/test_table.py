@@ -154,7 +154,7 @@ async def test_another_cluster_is_refused(two_workers: Cluster) -> None:
 
     with pytest.raises(FailedPreconditionError, match="follows cluster another"):
         async for _ in two_workers.coordinator.routing_service.watch_table(
-            requests(), context_for(10)
+            requests(), context_for(240)
         ):
             pass
 

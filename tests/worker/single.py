@@ -25,7 +25,7 @@ from shoal_worker.shard import Shard
 from shoal_worker.worker import Worker
 
 CLUSTER = uuid.UUID("00000000-0000-4000-8000-000000000001")
-TIMEOUT_S = 60.0
+TIMEOUT_S = 240.0
 
 
 async def started(

@@ -19,7 +19,7 @@ Vectors = npt.NDArray[np.float32]
 async def test_what_is_written_last_goes_into_the_graph_when_writing_has_ended(
     tmp_path: Path, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "IDLE_S", 1.5)
+    monkeypatch.setattr(building, "IDLE_S", 10_000.0)
     monkeypatch.setattr(building, "IDLE_FRESH_BYTES", 100 * 64 * 4)
     worker = await started(tmp_path)
     single = await SingleShard.create(worker, sync_threshold=100, batch_size=100)
@@ -30,12 +30,15 @@ async def test_what_is_written_last_goes_into_the_graph_when_writing_has_ended(
         await single.add(names(range(i, i + 10)), vectors[i : i + 10])
         await asyncio.sleep(0.1)
         assert single.open.newest.fresh.pending_count == i + 10 - 3000
+    # What would be a while later.
+    monkeypatch.setattr(building, "IDLE_S", 0.5)
+    worker._building.consider(single.open)
     await until(lambda: single.open.newest.fresh.pending_count == 0)
 
     assert answer_of(await single.search(vectors[3149], 1)).ids == [["r3149"]]
     # Too little even then.
     await single.add(names(range(3150, 3200)), vectors[3150:3200])
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(1.5)
     assert single.open.newest.fresh.pending_count == 50
     await worker.close()
 

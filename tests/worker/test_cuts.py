@@ -75,12 +75,12 @@ async def test_writes_wait_while_a_shard_is_held_and_none_fails(worker: Worker) 
 
 async def test_a_hold_lets_go_by_itself_and_says_so(worker: Worker) -> None:
     shard = await filled(worker)
-    cut_id, _ = await hold([shard], hold_ms=100)
     begin = time.monotonic()
+    cut_id, _ = await hold([shard], hold_ms=100)
 
     await shard.add(["late"], vectors(1))
 
-    assert 0.05 < time.monotonic() - begin < 5
+    assert time.monotonic() - begin > 0.09
     with pytest.raises(FailedPreconditionError, match="not held any more"):
         await cut([shard], cut_id)
 
@@ -92,7 +92,7 @@ async def test_a_shard_is_held_by_one_attempt_at_a_time(worker: Worker) -> None:
     with pytest.raises(FailedPreconditionError, match="is held for cut"):
         await hold([second, first])
     # What the refused attempt held is let go.
-    await asyncio.wait_for(second.add(["w"], vectors(1)), 5)
+    await asyncio.wait_for(second.add(["w"], vectors(1)), 60)
 
     await release(worker, cut_id)
     await hold([second, first])
@@ -106,7 +106,7 @@ async def test_a_closed_shard_ends_its_hold_and_answers_its_writers(worker: Work
 
     await asyncio.to_thread(shard.open.close)
 
-    assert (await asyncio.wait_for(write, 5)).added == 1
+    assert (await asyncio.wait_for(write, 60)).added == 1
     with pytest.raises(FailedPreconditionError, match="not held any more"):
         await cut([shard], cut_id)
 
@@ -157,13 +157,13 @@ async def test_a_batch_that_has_ended_in_one_shard_is_let_into_the_other(
 
 async def test_an_admitted_batch_that_does_not_come_voids_the_attempt(worker: Worker) -> None:
     shards = [await filled(worker), await filled(worker)]
-    cut_id, _ = await hold(shards, hold_ms=200)
+    cut_id, _ = await hold(shards, hold_ms=1500)
 
     with pytest.raises(FailedPreconditionError, match="have run out"):
         await cut(shards, cut_id, {shards[1].reference.shard_id: [os.urandom(16)]})
 
     for shard in shards:
-        await asyncio.wait_for(shard.add(["on"], vectors(1)), 5)
+        await asyncio.wait_for(shard.add(["on"], vectors(1)), 60)
         assert not shard.open.is_being_cut
 
 
@@ -171,18 +171,17 @@ async def test_a_batch_is_reported_while_its_caller_waits_and_not_longer(worker:
     from shoal.server.rpc import context_for
 
     shards = [await filled(worker), await filled(worker)]
-    request = shards[0].put_request(pb.WRITE_KIND_ADD, ["x"], vectors(1))
-    request.batch_id = os.urandom(16)
-    request.batch_shard_ids.extend(s.reference.shard_id for s in shards)
-    await worker.data_service.write_shard(request, context_for(0.5))
+    ids = []
+    for name, waits_s in (("patient", 600.0), ("hasty", 2.0)):
+        request = shards[0].put_request(pb.WRITE_KIND_ADD, [name], vectors(1))
+        request.batch_id = os.urandom(16)
+        request.batch_shard_ids.extend(s.reference.shard_id for s in shards)
+        await worker.data_service.write_shard(request, context_for(waits_s))
+        ids.append(request.batch_id)
 
-    cut_id, held = await hold(shards)
-    await release(worker, cut_id)
-    assert list(held.shards[0].ended_batch_ids) == [request.batch_id]
-
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(2.1)
     _, held = await hold(shards)
-    assert not held.shards[0].ended_batch_ids
+    assert list(held.shards[0].ended_batch_ids) == ids[:1]
 
 
 # Copies.

@@ -91,7 +91,7 @@ async def test_a_shard_is_created_once_and_the_call_can_be_repeated(worker: Work
     await shard.add(["a"], [[1]])
     request = create_request(worker, shard.reference.shard_id, shard.reference.collection_id)
 
-    await worker.control_service.create_shard(request, context_for(10))
+    await worker.control_service.create_shard(request, context_for(240))
 
     assert await shard.count() == 1
 
@@ -112,10 +112,10 @@ async def test_a_missing_directory_is_data_loss_and_is_never_made_again(tmp_path
     assert (await shard.get()).error.reason == "DATA_LOSS"
     request = create_request(worker, shard.reference.shard_id, shard.reference.collection_id)
     with pytest.raises(DataLossError):
-        await worker.control_service.create_shard(request, context_for(10))
+        await worker.control_service.create_shard(request, context_for(240))
     assert not directory.exists()
     description = await worker.control_service.describe_worker(
-        pb.DescribeWorkerRequest(with_shards=True), context_for(10)
+        pb.DescribeWorkerRequest(with_shards=True), context_for(240)
     )
     assert [s.error.reason for s in description.shards] == ["DATA_LOSS"]
     await worker.close()
@@ -189,7 +189,7 @@ async def test_a_deleted_shard_is_gone_and_its_uuid_used_up(tmp_path: Path) -> N
     directory = shard.directory
 
     for _ in range(2):
-        await worker.control_service.delete_shard(delete_request(shard), context_for(10))
+        await worker.control_service.delete_shard(delete_request(shard), context_for(240))
 
     assert not directory.exists()
     with pytest.raises(StaleRouteError):
@@ -198,7 +198,7 @@ async def test_a_deleted_shard_is_gone_and_its_uuid_used_up(tmp_path: Path) -> N
     worker = await started(tmp_path)
     request = create_request(worker, shard.reference.shard_id, shard.reference.collection_id)
     with pytest.raises(FailedPreconditionError, match="was deleted"):
-        await worker.control_service.create_shard(request, context_for(10))
+        await worker.control_service.create_shard(request, context_for(240))
     await worker.close()
 
 
@@ -210,7 +210,7 @@ async def test_a_lost_shard_can_be_deleted(tmp_path: Path) -> None:
     shutil.rmtree(directory)
     worker = await started(tmp_path)
 
-    await worker.control_service.delete_shard(delete_request(shard.on(worker)), context_for(10))
+    await worker.control_service.delete_shard(delete_request(shard.on(worker)), context_for(240))
 
     assert worker.held.all() == []
     await worker.close()
@@ -226,10 +226,10 @@ async def test_a_deletion_of_an_older_epoch_is_refused(shard: SingleShard) -> No
         shard_id=shard.reference.shard_id,
         entry=entry,
     )
-    await shard.worker.control_service.update_shard(update, context_for(10))
+    await shard.worker.control_service.update_shard(update, context_for(240))
 
     with pytest.raises(StaleRouteError):
-        await shard.worker.control_service.delete_shard(delete_request(shard, 2), context_for(10))
+        await shard.worker.control_service.delete_shard(delete_request(shard, 2), context_for(240))
     with pytest.raises(StaleRouteError):
         await shard.add(["a"], [[1]])
     shard.reference.epoch = 3
@@ -241,7 +241,7 @@ async def test_calls_meant_for_another_worker_or_cluster_are_refused(worker: Wor
     request.worker_id = str(uuid.uuid4())
 
     with pytest.raises(FailedPreconditionError, match="meant for worker"):
-        await worker.control_service.create_shard(request, context_for(10))
+        await worker.control_service.create_shard(request, context_for(240))
 
 
 def test_shards_without_the_workers_identity_are_refused(tmp_path: Path) -> None:

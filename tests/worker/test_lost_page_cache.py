@@ -261,7 +261,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
         env=environment,
         cwd=Path(__file__).parents[2],
         check=True,
-        timeout=120,
+        timeout=600,
         stdout=subprocess.DEVNULL,
     )
     lines = (root / SHARDS_FILE).read_text().splitlines()

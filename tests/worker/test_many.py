@@ -109,11 +109,11 @@ async def test_describing_a_worker_opens_no_shard(tmp_path: Path) -> None:
         shard = await SingleShard.create(worker)
         await shard.add([f"r{i}" for i in range(count)], np.ones((count, 2)))
     request = pb.DescribeWorkerRequest(with_shards=True)
-    open_answer = await worker.control_service.describe_worker(request, context_for(10))
+    open_answer = await worker.control_service.describe_worker(request, context_for(240))
     await worker.close()
     worker = await started(tmp_path)
 
-    answer = await worker.control_service.describe_worker(request, context_for(10))
+    answer = await worker.control_service.describe_worker(request, context_for(240))
 
     assert sorted(s.record_count for s in answer.shards) == [1, 2, 3]
     assert sorted(s.record_count for s in open_answer.shards) == [1, 2, 3]

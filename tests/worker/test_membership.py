@@ -67,7 +67,7 @@ async def test_what_nobody_foresaw_ends_the_worker() -> None:
     )
     membership.start()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(240):
             await membership.wait_registered()
             with pytest.raises(RuntimeError, match="nobody foresaw this"):
                 await membership.wait_refused()

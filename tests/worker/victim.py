@@ -83,7 +83,7 @@ async def come_and_go(shard: SingleShard) -> None:
             deletion=deletion,
         )
         say(deleting=other.reference.shard_id)
-        await shard.worker.control_service.delete_shard(request, context_for(30))
+        await shard.worker.control_service.delete_shard(request, context_for(240))
         say(deleted=other.reference.shard_id)
         await asyncio.sleep(0.01)
 
