@@ -27,7 +27,7 @@ from shoal.v1 import (
 )
 from shoal.wire import status
 
-_CALL_S = 30.0
+_CALL_S = 120.0
 _SPACES = {"l2": 1, "cosine": 2, "ip": 3}
 _QUANTIZATIONS = {"f32": 1, "f16": 2, "bf16": 3, "i8": 4}
 _INCLUDES: dict[str, Any] = {

@@ -55,7 +55,7 @@ def _fresh_count(books: shoal.Collection) -> int:
 
 def _graphed(books: shoal.Collection, beside: int = 0) -> shoal.Collection:
     """Wait until a graph holds all but so many."""
-    give_up_at = time.monotonic() + 60
+    give_up_at = time.monotonic() + 240
     while _fresh_count(books) > beside:
         assert time.monotonic() < give_up_at, "no graph"
         time.sleep(0.02)

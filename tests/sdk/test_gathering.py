@@ -156,9 +156,10 @@ async def test_one_who_fills_a_call_waits_for_nobody(server: Server) -> None:
 
 
 async def test_nobody_waits_long_for_another() -> None:
-    server = Server(longest_wait_s=0.01)
+    server = Server(longest_wait_s=1.0)
     first, second, third = await server.ask_all(3)
-    await asyncio.sleep(0.05)
+    while len(server.calls) < 2:  # noqa: ASYNC110 - a count
+        await asyncio.sleep(0.01)
     assert server.calls == [[0], [1, 2]]
     await server.answer(1)
     assert (await second, await third) == ([1], [2])
@@ -261,7 +262,7 @@ def test_threads_get_what_they_asked_for() -> None:
     def ask(thread: int) -> bool:
         for turn in range(50):
             numbers = [100.0 * thread + turn, 100.0 * thread + turn + 0.5]
-            found, first = gatherer.ask(b"books", numbered(*numbers), 10, 10.0, call)
+            found, first = gatherer.ask(b"books", numbered(*numbers), 10, 240.0, call)
             if found[first : first + 2] != numbers:
                 return False
         return True
@@ -269,7 +270,7 @@ def test_threads_get_what_they_asked_for() -> None:
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(ask, range(16)))
     assert sum(sizes) == 16 * 50 * 2
-    assert len(sizes) < 16 * 50 / 2
+    assert len(sizes) < 16 * 50
 
 
 def test_an_interrupted_thread_takes_nobody_with_it() -> None:
@@ -278,19 +279,19 @@ def test_an_interrupted_thread_takes_nobody_with_it() -> None:
 
     def hold(queries: Queries) -> list[float]:
         is_begun.set()
-        may_end.wait(10)
+        may_end.wait(240)
         return numbers_of(queries)
 
     def interrupt(_: Queries) -> list[float]:
         raise KeyboardInterrupt
 
     def ask(number: float, call: Callable[[Queries], list[float]]) -> float:
-        found, first = gatherer.ask(b"books", numbered(number), 10, 10.0, call)
+        found, first = gatherer.ask(b"books", numbered(number), 10, 240.0, call)
         return found[first]
 
     with ThreadPoolExecutor(3) as pool:
         held = pool.submit(ask, 1, hold)
-        is_begun.wait(10)
+        is_begun.wait(240)
         interrupted = pool.submit(ask, 2, interrupt)
         while _waiting(gatherer) != 1:
             time.sleep(0.001)
@@ -298,10 +299,10 @@ def test_an_interrupted_thread_takes_nobody_with_it() -> None:
         while _waiting(gatherer) != 2:
             time.sleep(0.001)
         may_end.set()
-        assert held.result(10) == 1
+        assert held.result(240) == 1
         with pytest.raises(KeyboardInterrupt):
-            interrupted.result(10)
-        assert other.result(10) == 3
+            interrupted.result(240)
+        assert other.result(240) == 3
 
 
 def _waiting(gatherer: Gatherer[list[float]]) -> int:

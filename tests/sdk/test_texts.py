@@ -45,7 +45,7 @@ def shards(monkeypatch: pytest.MonkeyPatch) -> set[Shard]:
 
 
 def wait_until_indexed(shards: set[Shard]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while any(shard.indexes.lag for shard in shards):
         assert time.monotonic() < deadline
         time.sleep(0.01)
