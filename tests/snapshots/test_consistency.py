@@ -62,8 +62,17 @@ class Writers:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(240)
             assert not thread.is_alive(), "a writer hangs"
+
+    def go_on(self) -> None:
+        """Wait until more has been acknowledged than when this was called."""
+        before = self._acknowledged_count()
+        while self._acknowledged_count() == before and not self.failures:
+            time.sleep(0.01)
+
+    def _acknowledged_count(self) -> int:
+        return sum(batch.acknowledged_at_s is not None for batch in list(self.batches))
 
     def _write(self, writer: int) -> None:
         vectors = np.random.default_rng(writer).standard_normal((BATCH, DIMENSION), np.float32)
@@ -114,6 +123,7 @@ def take_and_check(port: int, rounds: int, pause_s: float, writer_count: int) ->
         with Writers(collection, writer_count) as writers:
             for number in range(rounds):
                 time.sleep(pause_s)
+                writers.go_on()
                 asked_at_s = time.monotonic()
                 client.create_snapshot(f"s{number}", "books")
                 times.append((asked_at_s, time.monotonic()))
@@ -174,7 +184,7 @@ def test_a_backup_under_writers_holds_whole_batches_of_all_collections(
         after = len(written)
         assert backup_ended(admin, "nightly").status == "Ready"
         stop.set()
-        writer.join(30)
+        writer.join(240)
         for name in ("first", "second"):
             client.delete_collection(name)
         assert admin.restore_backup("nightly") == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import shoal
 from shoal import AdminClient, Backup, Snapshot
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 240.0
 
 
 def ended(client: shoal.Client, name: str) -> Snapshot:
