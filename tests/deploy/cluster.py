@@ -65,7 +65,7 @@ class Role:
         """End it in order, and give its exit code."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(timeout=30)
+        return self._process.wait(timeout=240)
 
 
 class RunningCluster:
@@ -128,10 +128,10 @@ class RunningCluster:
     def __enter__(self) -> Self:
         for role in self.roles:
             role.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while True:
             try:
-                with self.client(timeout_s=2) as client:
+                with self.client(timeout_s=10) as client:
                     client.heartbeat()
             except ShoalError as error:
                 if time.monotonic() > deadline or not all(role.is_running for role in self.roles):

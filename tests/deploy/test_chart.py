@@ -578,7 +578,7 @@ def test_a_cluster_with_the_charts_files_passes_the_charts_test(tmp_path: Path) 
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
     assert done.returncode == 0, done.stderr

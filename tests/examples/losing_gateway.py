@@ -20,7 +20,7 @@ from typing import Any, Final
 import grpc
 
 SERVICE_CONFIG: Final = Path(__file__).parents[2] / "protos" / "service_config.json"
-_TIMEOUT_S: Final = 20.0
+_TIMEOUT_S: Final = 60.0
 
 
 def repeated_methods() -> set[tuple[str, str | None]]:

@@ -54,7 +54,7 @@ def test_the_commands_run_as_they_stand(address: str) -> None:
             env={**os.environ, "PATH": path, "SHOAL_ADDRESS": address},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         where = f"{PAGE.name}:{line}\n{done.stdout}{done.stderr}"

@@ -21,7 +21,7 @@ from tests.model import strategies
 from tests.model.reference import ReferenceCollection
 
 _names = itertools.count()
-_RESTART_S: Final = 30.0
+_RESTART_S: Final = 240.0
 
 Result = TypeVar("Result")
 
