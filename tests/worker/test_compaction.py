@@ -140,7 +140,8 @@ async def test_a_shard_with_much_free_room_is_compacted_by_itself(
     await single.delete([f"x{i}" for i in range(38)])
 
     await until(lambda: (single.directory / "records.mdb").stat().st_size < size / 4)
-    await until(lambda: metrics.COMPACTIONS.labels("room")._value.get() == before + 1)
+    # Or two, if one came while the records were being added.
+    await until(lambda: metrics.COMPACTIONS.labels("room")._value.get() > before)
     assert list(plain(await single.get())) == ["x38", "x39"]
     await worker.close()
 
