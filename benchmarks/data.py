@@ -16,21 +16,30 @@ PASSAGES = Path(__file__).parents[1] / "data" / "passages"
 Vectors = npt.NDArray[np.float32]
 
 
+NEAREST = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Normalised vectors, held-out queries, and each query's true nearest by cosine.
+    """Vectors, held-out queries, and each query's true nearest.
 
     Attributes:
         name: What it is, with its size.
-        base: Shape ``(n, d)``.
-        queries: Shape ``(q, d)``.
+        base: Shape ``(n, d)``, normalised if the metric is cosine.
+        queries: Shape ``(q, d)``, and likewise.
         truth: Rows of `base`, shape ``(q, 10)``, nearest first.
+        metric: ``cosine`` or ``l2``.
     """
 
     name: str
     base: Vectors
     queries: Vectors
     truth: npt.NDArray[np.int64]
+    metric: str = "cosine"
+
+    def truth_among(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Give each query's true nearest of some rows of `base`: ten, or as many as there are."""
+        return rows[_nearest(self.base[rows], self.queries, self.metric)]
 
     def recall(self, found: list[list[int]], queries: range) -> float:
         """The mean share of the true ten that were found."""
@@ -44,8 +53,16 @@ class Dataset:
 def _dataset(name: str, base: Vectors, queries: Vectors) -> Dataset:
     base = base / np.linalg.norm(base, axis=1, keepdims=True)
     queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
-    truth = np.argsort(-(queries @ base.T), axis=1, kind="stable")[:, :10]
+    truth = _nearest(base, queries, "cosine")
     return Dataset(f"{name} {len(base):,} x {base.shape[1]}", base, queries, truth)
+
+
+def _nearest(base: Vectors, queries: Vectors, metric: str) -> npt.NDArray[np.int64]:
+    """Rows of `base`, nearest first; exact, but for rounding in float32."""
+    distances = -(queries @ base.T)
+    if metric == "l2":
+        distances = 2 * distances + np.square(base).sum(axis=1)
+    return np.argsort(distances, axis=1, kind="stable")[:, :NEAREST].astype(np.int64)
 
 
 def passages() -> Dataset:
@@ -73,6 +90,14 @@ def passages_varied(count: int, neighbours: int = 10) -> Dataset:
     return _dataset("passages, varied", np.concatenate([base, further]), real.queries)
 
 
+def passages_sized(count: int) -> Dataset:
+    """Real passages as far as there are enough, else varied ones."""
+    real = passages()
+    if count > len(real.base):
+        return passages_varied(count)
+    return _dataset("passages", real.base[:count], real.queries)
+
+
 def mixture(count: int, dimension: int = 384, intrinsic: int = 32) -> Dataset:
     """A Gaussian mixture on a subspace: like embeddings, of any size.
 
@@ -90,6 +115,26 @@ def mixture(count: int, dimension: int = 384, intrinsic: int = 32) -> Dataset:
         return (inner @ plane + noise).astype(np.float32)
 
     return _dataset("mixture", draw(count), draw(500))
+
+
+def gaussian(count: int, dimension: int = 384) -> Dataset:
+    """Independent normal numbers: the worst case, where a vector is hardly nearer than another."""
+    rng = np.random.default_rng(22)
+    base = rng.standard_normal((count, dimension)).astype(np.float32)
+    queries = rng.standard_normal((200, dimension)).astype(np.float32)
+    return _dataset("gaussian", base, queries)
+
+
+def from_file(path: Path) -> Dataset:
+    """Vectors of a file, by L2: ``base``, ``queries``, and ``gt100``, each query's true nearest.
+
+    Such are samples of SIFT and MNIST.
+    """
+    with np.load(path) as arrays:
+        base, queries = (arrays[name].astype(np.float32) for name in ("base", "queries"))
+        truth = arrays["gt100"][:, :NEAREST].astype(np.int64)
+    name = f"{path.stem.partition('_')[0]} {len(base):,} x {base.shape[1]}"
+    return Dataset(name, base, queries, truth, "l2")
 
 
 def documents(count: int) -> list[str]:

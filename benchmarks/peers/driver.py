@@ -1,8 +1,8 @@
-"""Measures one store from a process of its own, as its users would: by its own Python client.
+"""Measures one store from a process of its own, as its users would: by its own client.
 
-Runs in the environment of that store, so that it imports nothing of Shoal's but for Shoal itself.
-Takes one command a line, as JSON, and answers each with one line; the process that gives the
-commands decides whose turn it is.
+Runs in the environment of that store, so that it imports nothing of Shoal's but for the adapter of
+Shoal itself. Takes one command a line, as JSON, and answers each with one line; the process that
+gives the commands decides whose turn it is.
 """
 
 from __future__ import annotations
@@ -10,257 +10,257 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-BATCH = 64
-LOAD_BATCH = 1_000
-_BUILD_TIMEOUT_S = 900.0
-_SETTLED_POLLS = 30
+from benchmarks.peers.calling import Callers
+from benchmarks.peers.store import Batch, Setting, Store, Vectors, thousandth
 
+COLLECTION: Final = "bench"
+LOAD_BATCH: Final = 1_000
+WRITE_BATCH: Final = 50
+"""Records of one write while searches are timed."""
 
-def records(first: int, last: int) -> dict[str, Any]:
-    """The text and metadata of some records, alike in every store."""
-    numbers = range(first, last)
-    return {
-        "ids": [str(n) for n in numbers],
-        "documents": [f"The document of record {n}, which says little. " * 3 for n in numbers],
-        "metadatas": [{"number": n, "group": f"g{n % 50}"} for n in numbers],
-    }
-
-
-class RawUsearch:
-    """The ceiling: USearch itself, bfloat16, inner product of normalised vectors, two threads.
-
-    Has as much of a store's client, and of its one collection, as the driver uses.
-
-    Args:
-        directory: Keeps the index.
-        base: The vectors.
-    """
-
-    name = "bench"
-
-    def __init__(self, directory: Path, base: Any) -> None:
-        index = importlib.import_module("usearch.index").Index
-        self._index: Any = index(
-            ndim=base.shape[1], metric="ip", dtype="bf16", connectivity=16, expansion_add=100
-        )
-        path = directory.with_suffix(".usearch")
-        if path.exists():
-            self._index.load(str(path))
-        else:
-            self._index.add(np.arange(len(base), dtype=np.uint64), base, threads=1)
-            self._index.save(str(path))
-
-    def list_collections(self) -> list[Any]:
-        """What it holds: itself."""
-        return [self]
-
-    def count(self) -> int:
-        """How many vectors it has."""
-        return len(self._index)
-
-    def modify(self, configuration: dict[str, Any]) -> None:
-        """Set how far a search goes."""
-        self._index.expansion_search = configuration["hnsw"]["ef_search"]
-
-    def query(self, query_embeddings: Any, n_results: int, **_: Any) -> dict[str, Any]:
-        """Give the keys of the nearest."""
-        keys = self._index.search(query_embeddings, n_results, threads=2).keys
-        return {"ids": np.atleast_2d(keys)}
+_RECALL_BATCH: Final = 64
+_FIRST_FOREIGN: Final = 100_000_000
+"""Number of the first record that comes while searches are timed, and goes afterwards."""
 
 
 class Driver:
     """One store, one data set.
 
     Args:
-        store: ``shoal``, ``chroma`` or ``usearch``.
-        place: ``port:N`` of a server, or the directory of an embedded one.
-        vectors: File with the arrays `base`, `queries` and `truth`.
+        adapter: ``module:Class`` below `benchmarks.peers.stores`.
+        setting: What the store is made for.
+        vectors: Directory with `base.npy`, `queries.npy` and `truth*.npy`.
     """
 
-    def __init__(self, store: str, place: str, vectors: str) -> None:
-        arrays = np.load(vectors)
-        self.base, self.queries, self.truth = (arrays[k] for k in ("base", "queries", "truth"))
-        self._is_shoal = store == "shoal"
-        self._collection: Any = None
-        self._numbers = itertools.count()
-        if store == "usearch":
-            self._client: Any = RawUsearch(Path(place), self.base)
-            return
-        port = int(place.removeprefix("port:")) if place.startswith("port:") else None
-        if self._is_shoal:
-            shoal = importlib.import_module("shoal")
-            self._client = (
-                shoal.PersistentClient(place) if port is None else shoal.Client(port=port)
-            )
-        else:
-            chroma = importlib.import_module("chromadb")
-            settings = chroma.Settings(anonymized_telemetry=False)
-            self._client = (
-                chroma.PersistentClient(place, settings=settings)
-                if port is None
-                else chroma.HttpClient("127.0.0.1", port, settings=settings)
-            )
+    def __init__(self, adapter: str, setting: dict[str, Any], vectors: str) -> None:
+        module, _, name = adapter.partition(":")
+        kind = getattr(importlib.import_module(f"benchmarks.peers.stores.{module}"), name)
+        self._store: Store = kind(Setting(**setting))
+        self._is_cosine = self._store.setting.metric == "cosine"
+        self._files = Path(vectors)
+        # Mapped, so that they count as nobody's memory until they are read.
+        self._base: Vectors = np.load(self._files / "base.npy", mmap_mode="r")
+        self._queries: Vectors = np.load(self._files / "queries.npy")
+        self._serial = itertools.count()
+        self._next_foreign = _FIRST_FOREIGN
 
-    def _create(self, name: str, shards: int, ef_search: int) -> Any:
-        hnsw: dict[str, Any] = {
-            "space": "cosine",
-            "ef_construction": 100,
-            "max_neighbors": 16,
-            "ef_search": ef_search,
-        }
-        if self._is_shoal:
-            hnsw["shards"] = shards
-        return self._client.create_collection(
-            name, configuration={"hnsw": hnsw}, embedding_function=None
-        )
+    # Beginning and end
 
-    def _write(self, collection: Any) -> None:
-        for first in range(0, len(self.base), LOAD_BATCH):
-            last = min(first + LOAD_BATCH, len(self.base))
-            collection.add(embeddings=self.base[first:last], **records(first, last))
+    def about(self) -> dict[str, Any]:
+        """What the adapter says of its store."""
+        names = ("tunes_on_open", "batches", "acknowledged", "settings")
+        return {name: getattr(self._store, name) for name in names}
 
-    def _find(self, collection: Any, queries: Any) -> list[list[str]]:
-        found: list[list[str]] = collection.query(query_embeddings=queries, n_results=10)["ids"]
-        return found
+    def prepare(self) -> dict[str, Any]:
+        """Import the client."""
+        return {"version": self._store.prepare()}
 
-    # Commands
+    def open(self, place: str) -> dict[str, Any]:
+        """Connect to a server, or open a directory; tells whether all is there already."""
+        self._store.open(place)
+        found = self._store.use(COLLECTION)
+        return {"is_loaded": found and self._store.count() == len(self._base), "is_there": found}
 
-    def load(self, shards: int, ef_search: int) -> dict[str, Any]:
-        """Write everything, and wait until it is in graphs; or find it there."""
-        found = [c for c in self._client.list_collections() if c.name == "bench"]
-        if found and found[0].count() == len(self.base):
-            self._collection = found[0]
-            self._wait_until_built()
-            return {"written_s": 0.0, "built_s": 0.0}
-        self._collection = self._create("bench", shards, ef_search)
+    def first(self, place: str) -> dict[str, Any]:
+        """Open what is loaded, and give the first answer."""
+        self._store.open(place)
+        self._store.use(COLLECTION)
+        found = self._store.numbers(self._store.find(self._queries[:1], **self._bare()))
+        return {"found": len(found[0])}
+
+    def _bare(self) -> dict[str, Any]:
+        return {"bare": not self._store.holds_records}
+
+    def close(self) -> dict[str, Any]:
+        """Let go of everything."""
+        self._store.close()
+        return {}
+
+    # Writing
+
+    def load(self) -> dict[str, Any]:
+        """Write everything into the collection that searches are measured in."""
+        return self._write_all(COLLECTION)
+
+    def ingest(self) -> dict[str, Any]:
+        """The same into another collection, which is dropped again."""
+        times = self._write_all(f"ingest-{next(self._serial)}")
+        self._store.drop()
+        self._store.use(COLLECTION)
+        return times
+
+    def drop(self) -> dict[str, Any]:
+        """Drop what an earlier run left unfinished."""
+        self._store.drop()
+        return {}
+
+    def _write_all(self, name: str) -> dict[str, Any]:
+        base = np.asarray(self._base)  # read once, outside of what is timed
+        batches = [Batch(n, base[n : n + LOAD_BATCH]) for n in range(0, len(base), LOAD_BATCH)]
+        self._store.create(name)
         began = time.perf_counter()
-        self._write(self._collection)
+        for batch in batches:
+            self._store.write(batch)
         written_s = time.perf_counter() - began
-        self._wait_until_built()
-        return {"written_s": written_s, "built_s": time.perf_counter() - began}
+        watched_s = self._store.settle()
+        return {
+            "written_s": written_s,
+            "indexed_s": time.perf_counter() - began - watched_s,
+            "count": self._store.count(),
+        }
 
-    def _wait_until_built(self) -> None:
-        """Chroma builds its graph while it writes; Shoal behind the acknowledgement."""
-        if not self._is_shoal:
-            return
-        deadline = time.monotonic() + _BUILD_TIMEOUT_S
-        count, same = len(self.base), 0
-        while count and same < _SETTLED_POLLS and time.monotonic() < deadline:
-            time.sleep(0.1)
-            answer = self._collection.query(
-                query_embeddings=self.queries[0], n_results=1, explain=True
-            )
-            shards = answer["plan"]["shards"]
-            before, count = count, sum(s["fresh_count"] for s in shards)
-            if any(s["method"] != "graph" for s in shards):
-                count = len(self.base)
-            same = same + 1 if count == before and count < len(self.base) // 5 else 0
+    def remove_written(self) -> dict[str, Any]:
+        """Remove what came while searches were timed."""
+        for first in range(_FIRST_FOREIGN, self._next_foreign, LOAD_BATCH):
+            self._store.remove(range(first, min(first + LOAD_BATCH, self._next_foreign)))
+        return {"count": self._store.count()}
 
-    def tune(self, ef_search: int) -> dict[str, Any]:
-        """Set how far a search goes, and give the recall that comes of it.
+    # Searching
 
-        Shoal's alone: Chroma takes such a change, and goes on as before.
+    def tune(self, effort: int) -> dict[str, Any]:
+        """Set how far searches go."""
+        self._store.tune(effort)
+        return {}
+
+    def ask_all(self) -> dict[str, Any]:
+        """Ask every query once, one by one."""
+        for query in range(len(self._queries)):
+            self._store.find(self._queries[query : query + 1], **self._bare())
+        return {}
+
+    def recall(self, below: int | None = None) -> dict[str, Any]:
+        """The share of the true ten that is found, and of answers with too few.
+
+        What is found counts if it matches, and lies no farther than the true tenth: among equally
+        near ones, a store may choose.
         """
-        self._collection.modify(configuration={"hnsw": {"ef_search": ef_search}})
-        return self.recall()
+        truth = np.load(self._files / ("truth.npy" if below is None else f"truth-{below}.npy"))
+        wanted = truth.shape[1]
+        hits = short = 0
+        for first in range(0, len(self._queries), _RECALL_BATCH):
+            part = self._queries[first : first + _RECALL_BATCH]
+            found = self._store.numbers(self._store.find(part, below=below, **self._bare()))
+            for query, own, true in zip(part, found, truth[first:], strict=False):
+                limit = self._distances(query, true).max()
+                rows = sorted({n for n in own if below is None or thousandth(n) < below})
+                near = self._distances(query, np.asarray(rows, dtype=np.int64)) <= limit
+                hits += min(int(near.sum()), wanted)
+                short += len(rows) < wanted
+        count = len(self._queries)
+        return {"recall": hits / (wanted * count), "short": short / count}
 
-    def recall(self) -> dict[str, Any]:
-        """The share of the true ten that is found."""
-        hits = 0
-        for first in range(0, len(self.queries), BATCH):
-            part = self.queries[first : first + BATCH]
-            for found, true in zip(
-                self._find(self._collection, part), self.truth[first : first + BATCH], strict=True
-            ):
-                hits += len(set(map(int, found)) & set(true.tolist()))
-        return {"recall": hits / (10 * len(self.queries))}
+    def _distances(self, query: Vectors, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Exact ones, rounded so that equally far ones are equal."""
+        vectors = np.asarray(self._base[rows], dtype=np.float64)
+        wide = query.astype(np.float64)
+        if self._is_cosine:
+            return np.asarray(np.round(1 - vectors @ wide, 7))
+        return np.asarray(np.round(((vectors - wide) ** 2).sum(axis=1), 3))
 
-    def search(self, callers: int, batch: int, seconds: float, bare: bool) -> dict[str, Any]:
+    def search(
+        self,
+        callers: int,
+        batch: int,
+        seconds: float,
+        servers: Sequence[int],
+        bare: bool = False,
+        below: int | None = None,
+    ) -> dict[str, Any]:
         """Query from several threads at once, each one call after another.
 
         Args:
             callers: Threads.
             batch: Queries of a call.
             seconds: How long.
+            servers: Processes of the server, whose CPU time counts too.
             bare: Whether to ask for IDs and distances alone.
+            below: Only records that match.
         """
-        include = {"include": ["distances"]} if bare else {}
-        times: list[list[float]] = [[] for _ in range(callers)]
+        last = len(self._queries) - batch + 1
+
+        def call(number: int) -> None:
+            first = number * batch % last
+            self._store.find(self._queries[first : first + batch], below=below, bare=bare)
+
+        answer = Callers(call, callers, servers).run(seconds)
+        answer["rate"] *= batch
+        for key in ("client_cpu_s", "server_cpu_s"):
+            answer[key] /= batch
+        return answer
+
+    def mixed(self, seconds: float, rate: float, servers: Sequence[int]) -> dict[str, Any]:
+        """Query with one caller while another thread writes so many records a second."""
+        made = np.random.default_rng(next(self._serial))
+        source = np.asarray(self._base[: int(rate * seconds) + WRITE_BATCH], dtype=np.float32)
+        vectors = source + made.standard_normal(source.shape).astype(np.float32) * source.std() / 10
+        if self._is_cosine:
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        stop = threading.Event()
+        written = 0
         failures: list[str] = []
-        end = time.perf_counter() + seconds
-        cpu = time.process_time()
 
-        def call(caller: int) -> None:
-            for first in itertools.count(caller * batch, callers * batch):
-                begin = first % (len(self.queries) - batch + 1)
-                began = time.perf_counter()
-                if began > end:
+        def write() -> None:
+            nonlocal written
+            began = time.perf_counter()
+            for first in range(0, len(vectors), WRITE_BATCH):
+                if stop.wait(max(0.0, began + first / rate - time.perf_counter())):
                     return
-                part = self.queries[begin : begin + batch]
-                self._collection.query(query_embeddings=part, n_results=10, **include)
-                times[caller].append(time.perf_counter() - began)
+                part = vectors[first : first + WRITE_BATCH]
+                try:
+                    self._store.write(Batch(self._next_foreign, part))
+                except Exception as error:  # noqa: BLE001 - told to who compares
+                    failures.append(repr(error))
+                    return
+                self._next_foreign += len(part)
+                written += len(part)
 
-        def guarded(caller: int) -> None:
-            try:
-                call(caller)
-            except Exception as error:  # noqa: BLE001 - told to who compares
-                failures.append(repr(error))
-
+        writer = threading.Thread(target=write)
         began = time.perf_counter()
-        threads = [threading.Thread(target=guarded, args=(c,)) for c in range(callers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        writer.start()
+        try:
+            answer = self.search(callers=1, batch=1, seconds=seconds, servers=servers)
+        finally:
+            stop.set()
+            writer.join()
         elapsed_s = time.perf_counter() - began
         if failures:
             raise RuntimeError(failures[0])
-        ordered = sorted(itertools.chain.from_iterable(times))
-        return {
-            "calls": len(ordered),
-            "rate": len(ordered) * batch / elapsed_s,
-            "p50_s": ordered[len(ordered) // 2],
-            "p99_s": ordered[int(len(ordered) * 0.99)],
-            "client_cpu_s": time.process_time() - cpu,
-        }
+        return {**answer, "write_rate": written / elapsed_s}
 
-    def ingest(self) -> dict[str, Any]:
-        """Write everything into a new collection, until the last record is found by a search."""
-        name = f"ingest-{next(self._numbers)}"
-        collection = self._create(name, 1, 100)
-        began = time.perf_counter()
-        self._write(collection)
-        last = len(self.base) - 1
-        # Among several: records may lie at the same place.
-        while str(last) not in self._find(collection, self.base[last : last + 1])[0]:
-            time.sleep(0.001)
-        elapsed_s = time.perf_counter() - began
-        self._client.delete_collection(name)
-        return {"rate": len(self.base) / elapsed_s}
+
+def _answers() -> IO[str]:
+    """Keep standard output for answers: what libraries print, also in C, goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
 
 
 def main() -> None:
     """Answer commands until there are none."""
-    # What a library prints must not stand between the answers.
-    answers, sys.stdout = sys.stdout, sys.stderr
-    driver = Driver(*sys.argv[1:])
+    answers = _answers()
+    driver = Driver(sys.argv[1], json.loads(sys.argv[2]), sys.argv[3])
     for line in sys.stdin:
         command = json.loads(line)
         work: Callable[..., dict[str, Any]] = getattr(driver, command.pop("do"))
         try:
             answer = work(**command)
         except Exception as error:  # noqa: BLE001 - told to who gave the command
-            answer = {"error": repr(error)}
+            answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
+    # Threads and children of some clients would keep it from ending.
+    answers.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,29 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 from benchmarks.cluster import START_TIMEOUT_S, free_port, running
+from benchmarks.processes import descendants, memory, stored_bytes
 
-DRIVER = Path(__file__).with_name("driver.py")
+_ROOT: Final = Path(__file__).parents[2]
+_END_S: Final = 15.0
+COMMAND_TIMEOUT_S: Final = 1_800.0
+"""Of one command; a store that takes longer to load counts as one that does not start."""
+
+Server = Callable[[Path, Path], AbstractContextManager[tuple[int, int]]]
+"""Runs a server, given its directory and the environment's `bin`: gives port and process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,141 +35,254 @@ class Kind:
     """A store, and how it runs.
 
     Attributes:
-        name: For tables.
-        store: ``shoal``, ``chroma``, or ``usearch``, which is an index alone.
-        workers: Of Shoal's server; None for an embedded store, or Chroma's server.
-        is_server: Whether it is one.
-        shards: Of the collection.
+        name: Of the system, in tables.
+        adapter: ``module:Class`` below `benchmarks.peers.stores`.
+        beside: The system of Shoal's that it is compared with: a server with the server.
+        server: Runs its server; None if it is embedded.
+        is_own: Whether it runs in this environment, and not in that of the peers.
+        is_index: Whether it holds vectors alone.
+        options: For the adapter.
     """
 
     name: str
-    store: str
-    is_server: bool
-    workers: int | None = None
-    shards: int = 1
+    adapter: str
+    beside: str
+    server: Server | None = None
+    is_own: bool = False
+    is_index: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_store(self) -> bool:
-        """Whether it holds records, and not vectors alone."""
-        return self.store != "usearch"
+
+class StoreFailure(Exception):
+    """A store did not do what it was asked to."""
 
 
 class System:
-    """One store under measurement."""
-
-    def __init__(self, kind: Kind, driver: subprocess.Popen[str], server: int | None) -> None:
-        self.kind = kind
-        self._driver = driver
-        self._server = server
-
-    def do(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Have the driver do something, and give its answer.
-
-        Raises:
-            RuntimeError: It failed.
-        """
-        assert self._driver.stdin is not None
-        assert self._driver.stdout is not None
-        self._driver.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
-        self._driver.stdin.flush()
-        line = self._driver.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"error": "the driver has ended"}
-        if "error" in answer:
-            raise RuntimeError(f"{self.kind.name}, {command}: {answer['error']}")
-        return answer
-
-    def server_cpu_s(self) -> float:
-        """CPU time of the server's processes so far; of an embedded store 0: its driver's is it."""
-        if self._server is None:
-            return 0.0
-        return sum(map(_cpu_s, _descendants(self._server)))
-
-
-def _descendants(root: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    found = [root]
-    for process in found:
-        found += children.get(process, [])
-    return found
-
-
-def _cpu_s(process: int) -> float:
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0  # it has ended meanwhile
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-@contextlib.contextmanager
-def started(kind: Kind, directory: Path, vectors: Path, chroma_bin: Path) -> Iterator[System]:
-    """Start a store, and its driver.
+    """One store under measurement, on one data set: it can be started again and again.
 
     Args:
         kind: Which.
-        directory: For its data.
-        vectors: File of the data set.
-        chroma_bin: ``bin`` of the environment in which Chroma is installed.
+        home: For its data, which stays when it ends, and its output.
+        vectors: Directory of the data set.
+        setting: `dimension` and `metric`.
+        peers: ``bin`` of the environment in which the peers are installed.
     """
-    with contextlib.ExitStack() as stack:
-        server = None
-        if not kind.is_server:
-            place = str(directory / "embedded")
-        elif kind.store == "shoal":
-            assert kind.workers is not None
-            before = set(_descendants(os.getpid()))
-            port = stack.enter_context(running(kind.workers, directory / "data"))
-            place = f"port:{port}"
-            server = min(set(_descendants(os.getpid())) - before)
-        else:
-            port = free_port()
-            server = stack.enter_context(_chroma(chroma_bin, directory, port)).pid
-            place = f"port:{port}"
-        python = str(chroma_bin / "python") if kind.store == "chroma" else sys.executable
-        driver = stack.enter_context(
-            _process([python, str(DRIVER), kind.store, place, str(vectors)])
+
+    def __init__(
+        self, kind: Kind, home: Path, vectors: Path, setting: Mapping[str, Any], peers: Path
+    ) -> None:
+        self.kind = kind
+        self.version = ""
+        self.about: dict[str, Any] = {}
+        self._home = home
+        self._vectors = vectors
+        self._setting = {**setting, **kind.options}
+        self._peers = peers
+        self._stack = ExitStack()
+        self._driver: subprocess.Popen[str] | None = None
+        self._server: int | None = None
+        self._place = ""
+        home.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def name(self) -> str:
+        """Of the system."""
+        return self.kind.name
+
+    # Processes
+
+    def prepare(self) -> dict[str, int]:
+        """Start the driver, and import the client; gives what memory it had before."""
+        python = Path(sys.executable) if self.kind.is_own else self._peers / "python"
+        if not python.exists():
+            raise StoreFailure("its environment is not there: see `make bench-peers`")
+        command = [str(python), "-m", "benchmarks.peers.driver", self.kind.adapter]
+        command += [json.dumps(self._setting), str(self._vectors)]
+        output = self._stack.enter_context((self._home / "driver.log").open("ab"))
+        self._driver = self._stack.enter_context(_process(command, output))
+        # Its first answer shows that it has started.
+        self.about = self.do("about")
+        idle = memory(descendants(self._driver.pid))
+        self.version = self.do("prepare")["version"]
+        return idle
+
+    def serve(self) -> None:
+        """Start the server, if there is one."""
+        self._place = str(self._home / "data")
+        if self.kind.server is not None:
+            data = self._home / "server"
+            data.mkdir(exist_ok=True)
+            port, self._server = self._stack.enter_context(self.kind.server(data, self._peers))
+            self._place = f"port:{port}"
+
+    def start(self) -> dict[str, Any]:
+        """Start everything, and open the store."""
+        self.prepare()
+        self.serve()
+        return self.do("open", place=self._place)
+
+    def start_timed(self) -> tuple[float, dict[str, int]]:
+        """Start it as a loaded store; gives seconds until the first answer, and idle memory."""
+        idle = self.prepare()
+        began = time.perf_counter()
+        self.serve()
+        self.do("first", place=self._place)
+        return time.perf_counter() - began, idle
+
+    def stop(self) -> None:
+        """End everything; the data stays."""
+        remaining = self.processes()
+        if self._driver is not None and self._driver.poll() is None:
+            with contextlib.suppress(StoreFailure, OSError):
+                self.do("close", timeout_s=_END_S)
+        self._stack.close()
+        self._stack = ExitStack()
+        self._driver = self._server = None
+        _end(remaining)
+
+    def restart(self) -> None:
+        """Open what is loaded anew, which searches as far as before."""
+        self.stop()
+        self.start()
+
+    def servers(self) -> list[int]:
+        """Processes of the server."""
+        return [] if self._server is None else descendants(self._server)
+
+    def processes(self) -> list[int]:
+        """All of them: of an embedded store, its driver and what that started."""
+        own = [] if self._driver is None else descendants(self._driver.pid)
+        return own + self.servers()
+
+    def disk_bytes(self) -> int:
+        """What its data takes."""
+        return sum(
+            stored_bytes(self._home / part)
+            for part in ("data", "server")
+            if (self._home / part).exists()
         )
-        yield System(kind, driver, server)
+
+    # Commands
+
+    def do(
+        self, command: str, *, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any
+    ) -> dict[str, Any]:
+        """Have the driver do something, and give its answer.
+
+        Raises:
+            StoreFailure: It failed, has ended, or takes too long.
+        """
+        assert self._driver is not None
+        assert self._driver.stdin is not None
+        try:
+            self._driver.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
+            self._driver.stdin.flush()
+            line = self._line(timeout_s)
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise StoreFailure(f"{command}: the driver has ended: {self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise StoreFailure(f"{command}: {answer['error']}")
+        return answer
+
+    def _line(self, timeout_s: float) -> str:
+        """One line: every answer is one, so that nothing of a second lies in the buffer."""
+        assert self._driver is not None
+        assert self._driver.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._driver.stdout, selectors.EVENT_READ)
+            if not selector.select(timeout_s):
+                raise StoreFailure(f"no answer for {timeout_s:.0f} s")
+        return self._driver.stdout.readline()
+
+    def _last_words(self) -> str:
+        lines = (self._home / "driver.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def _process(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=output,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+    )
     try:
         yield process
     finally:
         assert process.stdin is not None
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         try:
-            process.wait(30)
+            process.wait(_END_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _end(processes: list[int]) -> None:
+    """End what a client left behind, which is no child of ours: first gently."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _END_S
+        alive = [p for p in processes if _is_alive(p)]
+        for process in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, kind)
+        while any(map(_is_alive, alive)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        state = (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def shoal_server(workers: int) -> Server:
+    """Give what runs `shoal up` with so many workers; 0 is one process."""
+
+    @contextlib.contextmanager
+    def run(directory: Path, peers: Path) -> Iterator[tuple[int, int]]:
+        del peers
+        before = set(descendants(os.getpid()))
+        with running(workers, directory) as port:
+            yield port, min(set(descendants(os.getpid())) - before)
+
+    return run
 
 
 @contextlib.contextmanager
-def _chroma(chroma_bin: Path, directory: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def chroma_server(directory: Path, peers: Path) -> Iterator[tuple[int, int]]:
     """Run Chroma's server, and wait until it answers."""
-    command = [str(chroma_bin / "chroma"), "run", "--host", "127.0.0.1", "--port", str(port)]
+    port = free_port()
+    command = [str(peers / "chroma"), "run", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--path", str(directory / "chroma")]
-    with (directory / "chroma.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    with (directory / "output").open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v2/heartbeat", timeout=5)
-                    break
-                except urllib.error.URLError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
-            yield process
+            while not _answers(f"http://127.0.0.1:{port}/api/v2/heartbeat"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise StoreFailure("its server does not answer")
+                time.sleep(0.05)
+            yield port, process.pid
         finally:
             process.terminate()
             process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5)
+    except urllib.error.URLError:
+        return False
+    return True
