@@ -27,6 +27,7 @@ from benchmarks.record import INGEST_ACKNOWLEDGED, INGEST_INDEXED, Recorder, pri
 from shoal_worker.indexing import Indexing
 
 SHOAL: Final = "shoal embedded"
+FIELDS, DOCUMENTS = "5 fields", "documents"
 _DIMENSION: Final = 384
 
 Columns = Mapping[str, Sequence[Any]]
@@ -77,8 +78,8 @@ def ingest(recorder: Recorder, count: int, rounds: int) -> None:
     ]
     columns: dict[str, Columns] = {
         "vectors alone": {},
-        "5 fields": {"metadatas": fields},
-        "documents": {"documents": documents(count)},
+        FIELDS: {"metadatas": fields},
+        DOCUMENTS: {"documents": documents(count)},
     }
 
     def one(records: str, *, is_indexed: bool, is_counted: bool) -> None:

@@ -43,6 +43,10 @@ PYTHON: Final = "Python's `in` over texts in memory"
 READ_P50: Final = "read p50"
 UNFILTERED: Final = "none"
 _NEEDLE: Final = 8
+FIRST: Final = "`get`, the first 10 of a tenth"
+ONE_VALUE: Final = "`count`, all by one value"
+RANGE: Final = "`count`, all by a range of distinct values"
+CONTAINS: Final = f"`$contains` of {_NEEDLE} characters, count"
 _RECALL_TARGET: Final = 0.99
 _SCANS: Final = 5
 
@@ -161,18 +165,14 @@ def reads(
         text = pick.choice(longest)
         at = pick.randrange(len(text) - _NEEDLE)
         needles.append(text[at : at + _NEEDLE])
-    first, one_value = "`get`, the first 10 of a tenth", "`count`, all by one value"
-    contains = f"`$contains` of {_NEEDLE} characters, count"
     variants: dict[str, Timed] = {
-        first: lambda _: collection.get(where={"tenth": "tenth 3"}, limit=10, include=[]),
+        FIRST: lambda _: collection.get(where={"tenth": "tenth 3"}, limit=10, include=[]),
         "the same with metadata and documents": lambda _: collection.get(
             where={"tenth": "tenth 3"}, limit=10
         ),
-        one_value: lambda turn: collection.count(where={"same": {"$in": ["same", f"{turn}"]}}),
-        "`count`, all by a range of distinct values": lambda turn: collection.count(
-            where={"rank": {"$gte": -turn}}
-        ),
-        contains: lambda turn: collection.count(where_document={"$contains": needles[turn]}),
+        ONE_VALUE: lambda turn: collection.count(where={"same": {"$in": ["same", f"{turn}"]}}),
+        RANGE: lambda turn: collection.count(where={"rank": {"$gte": -turn}}),
+        CONTAINS: lambda turn: collection.count(where_document={"$contains": needles[turn]}),
         f"`$contains` of {_NEEDLE} characters, first 10": lambda turn: collection.get(
             where_document={"$contains": needles[turn]}, limit=10, include=[]
         ),
@@ -183,11 +183,11 @@ def reads(
     }
     times = _turns(variants, rounds)
     with without_indexes():
-        scanned = _turns({what: variants[what] for what in (first, one_value, contains)}, _SCANS)
+        scanned = _turns({what: variants[what] for what in (FIRST, ONE_VALUE, CONTAINS)}, _SCANS)
     for system, found in ((SHOAL, times), (SCAN, scanned)):
         for what, taken in found.items():
             of = PYTHON if what == PYTHON else system
-            read = contains if what == PYTHON else what
+            read = CONTAINS if what == PYTHON else what
             for value in _medians([wall for wall, _ in taken], 1e3):
                 recorder.add(name, of, READ_P50, "ms", value, read=read)
 

@@ -17,55 +17,17 @@ import shoal
 from benchmarks import cluster, data, open_loop
 from benchmarks.measure import percentile
 from benchmarks.record import Parameter, Recorder, print_run
+from benchmarks.requests import QUERY_PATH, UPSERT_PATH, query_messages, upsert_messages
 from benchmarks.search import wait_until_built
-from shoal.v1 import collection_pb2, record_service_pb2, value_pb2
 
 SHOAL: Final = "shoal server"
 PEAK: Final = "32 callers that wait"
 GOODPUT: Final = "answered in time"
-_QUERY: Final = "/shoal.v1.RecordService/Query"
-_UPSERT: Final = "/shoal.v1.RecordService/Upsert"
+MEMORY: Final = "memory"
 _NAME: Final = "overload"
 _CLIENTS: Final = 2
 _TIMEOUT_S: Final = 2.0
 _STATUSES: Final = {0: "OK", 1: "CANCELLED", 4: "DEADLINE", 8: "EXHAUSTED", 14: "UNAVAILABLE"}
-
-
-def _queries(dataset: data.Dataset, n_results: int, each: int) -> list[str]:
-    """Make requests: `each` queries a call, with their distances."""
-    return [
-        record_service_pb2.QueryRequest(
-            collection=collection_pb2.CollectionReference(name=_NAME),
-            query_vectors=value_pb2.VectorBlock(
-                dimension=dataset.base.shape[1],
-                values=dataset.queries[n : n + each].astype("<f4").tobytes(),
-            ),
-            n_results=n_results,
-            include=[value_pb2.INCLUDE_DISTANCES],
-        )
-        .SerializeToString()
-        .hex()
-        for n in range(0, min(len(dataset.queries) - each, 200), each)
-    ]
-
-
-def _upserts(dataset: data.Dataset, each: int) -> list[str]:
-    """Make requests: `each` records a call, over and over the same ones."""
-    return [
-        record_service_pb2.UpsertRequest(
-            collection=collection_pb2.CollectionReference(name=_NAME),
-            records=value_pb2.RecordBatch(
-                ids=[f"record-{row}" for row in range(n, n + each)],
-                vectors=value_pb2.VectorBlock(
-                    dimension=dataset.base.shape[1],
-                    values=dataset.base[n : n + each].astype("<f4").tobytes(),
-                ),
-            ),
-        )
-        .SerializeToString()
-        .hex()
-        for n in range(0, 20 * each, each)
-    ]
 
 
 def _load(port: int, path: str, messages: Sequence[str], rate: float, seconds: float, callers: int
@@ -103,7 +65,7 @@ def _measured(
     add("calls sent", "calls/s", account.sent / seconds)
     add(GOODPUT, "calls/s", goodput)
     add("CPU", "s/s", (server.cpu_s() - used) / seconds)
-    add("memory", "bytes", server.memory()["Anonymous"])
+    add(MEMORY, "bytes", server.memory()["Anonymous"])
     for name, latencies in (
         ("answered", account.latencies_s),
         ("refused", account.refusal_latencies_s),
@@ -136,9 +98,10 @@ def main() -> None:
 
     dataset = data.passages()
     if options.upserts:
-        path, messages = _UPSERT, _upserts(dataset, options.upserts)
+        path, messages = UPSERT_PATH, upsert_messages(_NAME, dataset, options.upserts)
     else:
-        path, messages = _QUERY, _queries(dataset, options.n_results, options.each)
+        path = QUERY_PATH
+        messages = query_messages(_NAME, dataset, options.n_results, options.each)
     recorder = Recorder("overload")
     name = f"{dataset.name.split(' ')[0]} {min(options.count, len(dataset.base)):,}"
     with cluster.started(options.workers) as server:

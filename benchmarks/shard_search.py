@@ -40,6 +40,7 @@ from shoal_worker.worker import Worker
 
 BATCH: Final = 64
 RAW, SHARD, SERVICE = "raw usearch", "shard", "shard by its service"
+READING: Final = "read of the graph's file"
 _WARM_CALLS: Final = 10
 _PASSES_OF_BATCHES: Final = 5
 
@@ -231,7 +232,7 @@ async def opening(
             await ShardUnderTest(worker, shard.reference).by_service(request)
             started_s = time.perf_counter() - began
             recorder.add(dataset.name, SHARD, START, "s", started_s, place=place)
-            recorder.add(dataset.name, "read of the graph's file", START, "s", read_s, place=place)
+            recorder.add(dataset.name, READING, START, "s", read_s, place=place)
     return worker
 
 

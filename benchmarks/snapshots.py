@@ -34,6 +34,7 @@ SNAPSHOT_AGAIN: Final = "snapshot, nothing written since the last"
 RESTORATION: Final = "restoration"
 COPY: Final = "copy of the same bytes"
 QUERY, WRITE = "query", "write"
+QUERY_P99: Final = f"{QUERY} p99"
 SOURCE = "source"
 WRITE_BATCH = 1_000
 BLOCK_BYTES = 1024 * 1024
