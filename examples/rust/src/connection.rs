@@ -6,7 +6,7 @@
 
 use std::env;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::{InterceptedService, Interceptor};
@@ -92,17 +92,19 @@ impl Interceptor for PrepareCall {
     }
 }
 
-/// Makes a call again while the server is unavailable: tonic reads no service config.
+/// Makes a call again by the codes of `protos/service_config.json`, which tonic does not read.
 ///
-/// Only for what can be repeated: reads, and writes with a write ID.
+/// Only for what can be repeated: reads, and writes with a write ID. tonic gives CANCELLED, too, to
+/// a call that is past its deadline: that one is not repeated.
 pub async fn retry<Response, Call>(mut call: impl FnMut() -> Call) -> Result<Response, Status>
 where
     Call: Future<Output = Result<tonic::Response<Response>, Status>>,
 {
+    let deadline = Instant::now() + TIMEOUT;
     let mut backoff = FIRST_BACKOFF;
     for _ in 1..ATTEMPTS {
         match call().await {
-            Err(status) if status.code() == Code::Unavailable => {
+            Err(status) if may_succeed_later(&status) && Instant::now() + backoff < deadline => {
                 // With jitter, so that clients that failed together do not come back together.
                 tokio::time::sleep(backoff.mul_f64(rand::random_range(0.8..1.2))).await;
                 backoff = MAX_BACKOFF.min(backoff * 2);
@@ -111,4 +113,11 @@ where
         }
     }
     call().await.map(tonic::Response::into_inner)
+}
+
+fn may_succeed_later(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Aborted | Code::Cancelled
+    )
 }
