@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import shoal
+from shoal._sync.transport import ChannelTransport
 from tests.cluster.running import RunningCluster, clusters, wait_for
 
 pytestmark = pytest.mark.cluster
@@ -69,9 +70,36 @@ def pair(
         shoal.Client("127.0.0.1", cluster.port) as one,
         shoal.Client("127.0.0.1", other_port) as other,
     ):
-        wait_for(lambda: other.heartbeat() and one.heartbeat())
+        wait_for(lambda: _is_answered(other) and _is_answered(one))
         one.reset()
         yield one, other
+
+
+def _is_answered(client: shoal.Client) -> bool:
+    try:
+        return client.heartbeat() > 0
+    except shoal.UnavailableError:
+        return False  # still starting
+
+
+@pytest.fixture(autouse=True)
+def time_to_hear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the other gateway a while after a change that did not wait for it.
+
+    After two seconds a change is answered whoever has not confirmed it: on a machine that stands
+    still for so long, that is nobody's fault.
+    """
+    call = ChannelTransport.call
+
+    def timed(self: ChannelTransport, method: Any, request: bytes, timeout_s: float) -> bytes:
+        began = time.monotonic()
+        try:
+            return call(self, method, request, timeout_s)
+        finally:
+            if time.monotonic() - began > 1.5:
+                time.sleep(5)
+
+    monkeypatch.setattr(ChannelTransport, "call", timed)
 
 
 def _at_once(*calls: Callable[[], Any]) -> list[Any]:
