@@ -16,7 +16,7 @@ import pytest
 from google.protobuf.message import Message
 
 from shoal import errors
-from shoal.server import rpc
+from shoal.server import metrics, rpc
 from shoal.server.admission import ALWAYS_ADMITTED
 from shoal.server.calls import Call
 from shoal.v1 import (
@@ -239,8 +239,47 @@ async def test_a_refusal_travels_with_its_reason_and_retry_info(served: Served) 
     assert decoded.retry_after_s
 
 
+METHOD = "/shoal.v1.CollectionService/CountCollections"
+
+
+async def _send_half_a_request(
+    port: int,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection, and send headers without a deadline and half a message."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    headers = (
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", METHOD.encode()),
+        (b":authority", b"localhost"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    )
+    block = b"".join(
+        b"\x00" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in headers
+    )  # fmt: skip
+    half = b"\x00" + struct.pack(">I", 1_000_000) + bytes(1_000)
+    writer.write(
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        + struct.pack(">I", 0)[1:] + b"\x04\x00" + bytes(4)
+        + struct.pack(">I", len(block))[1:] + b"\x01\x04" + struct.pack(">I", 1) + block
+        + struct.pack(">I", len(half))[1:] + b"\x00\x00" + struct.pack(">I", 1) + half
+    )  # fmt: skip
+    return reader, writer
+
+
+async def _end_of_the_call(reader: asyncio.StreamReader) -> None:
+    """Read frames until the call of this connection has been ended."""
+    async with asyncio.timeout(120):
+        while True:
+            head = await reader.readexactly(9)
+            await reader.readexactly(int.from_bytes(head[:3], "big"))
+            ends_stream = head[3] == 3 or (head[3] == 1 and head[4] & 1)
+            if ends_stream and int.from_bytes(head[5:], "big") == 1:
+                return
+
+
 async def test_a_request_that_never_comes_to_its_end_is_ended(unused_tcp_port: int) -> None:
-    """Headers without a deadline, and half a message."""
     server = rpc.server()
     rpc.add_service(
         server,
@@ -251,33 +290,53 @@ async def test_a_request_that_never_comes_to_its_end_is_ended(unused_tcp_port: i
     )
     rpc.bind(server, "127.0.0.1", unused_tcp_port)
     await server.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", unused_tcp_port)
+    reader, writer = await _send_half_a_request(unused_tcp_port)
     try:
-        headers = (
-            (b":method", b"POST"),
-            (b":scheme", b"http"),
-            (b":path", b"/shoal.v1.CollectionService/CountCollections"),
-            (b":authority", b"localhost"),
-            (b"content-type", b"application/grpc"),
-            (b"te", b"trailers"),
-        )
-        block = b"".join(
-            b"\x00" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in headers
-        )  # fmt: skip
-        half = b"\x00" + struct.pack(">I", 1_000_000) + bytes(1_000)
-        writer.write(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-            + struct.pack(">I", 0)[1:] + b"\x04\x00" + bytes(4)
-            + struct.pack(">I", len(block))[1:] + b"\x01\x04" + struct.pack(">I", 1) + block
-            + struct.pack(">I", len(half))[1:] + b"\x00\x00" + struct.pack(">I", 1) + half
-        )  # fmt: skip
-        async with asyncio.timeout(120):
-            while True:
-                head = await reader.readexactly(9)
-                await reader.readexactly(int.from_bytes(head[:3], "big"))
-                ends_stream = head[3] == 3 or (head[3] == 1 and head[4] & 1)
-                if ends_stream and int.from_bytes(head[5:], "big") == 1:
-                    break
+        await _end_of_the_call(reader)
     finally:
         writer.close()
         await server.stop(None)
+
+
+def _refused_for_bytes() -> float:
+    shed = metrics.REGISTRY.get_sample_value("shoal_server_shed_calls_total", {"bound": "bytes"})
+    return shed or 0.0
+
+
+async def test_requests_that_are_slow_to_arrive_are_bounded_and_the_first_stay(
+    unused_tcp_port: int,
+) -> None:
+    server = rpc.server()
+    collections = Collections()
+    receiving = rpc.Receiving(3_600, max_bytes=2 * rpc.MAX_MESSAGE_BYTES)
+    rpc.add_service(
+        server,
+        "shoal.v1.CollectionService",
+        collections,
+        guard=Everybody(),
+        receiving=receiving,
+    )
+    rpc.bind(server, "127.0.0.1", unused_tcp_port)
+    await server.start()
+    refused = _refused_for_bytes()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop, None)
+        channel = await stack.enter_async_context(rpc.channel(f"127.0.0.1:{unused_tcp_port}"))
+        readers = []
+        for before in range(4):
+            reader, writer = await _send_half_a_request(unused_tcp_port)
+            stack.callback(writer.close)
+            readers.append(reader)
+            while receiving.count <= before:  # noqa: ASYNC110 - no event tells of it
+                await asyncio.sleep(0.01)
+        ends = [asyncio.create_task(_end_of_the_call(reader)) for reader in readers]
+        for end in ends:
+            stack.callback(end.cancel)
+        await asyncio.gather(*ends[2:])
+        assert _refused_for_bytes() - refused == 2
+        assert receiving.count == 2
+        # What arrives at once is answered meanwhile, and those two may go on.
+        served = Served(channel, collections)
+        assert [await served.count() for _ in range(3)] == [1, 2, 3]
+        assert not ends[0].done()
+        assert not ends[1].done()

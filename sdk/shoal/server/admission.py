@@ -29,7 +29,7 @@ from typing import Final, Self
 from shoal.errors import OverloadedError
 from shoal.server import metrics
 
-__all__ = ["MAX_WAIT_S", "Admission", "Place"]
+__all__ = ["MAX_REQUEST_BYTES", "MAX_WAIT_S", "Admission", "Place", "count_as_shed"]
 
 MAX_WAIT_S: Final = 0.5
 """How long a call may have to wait for those before it. Much less would refuse bursts that are
@@ -67,6 +67,11 @@ _shed: Final = metrics.counter(
     ("bound",),
 )
 _shed_for: Final = {bound: _shed.labels(bound) for bound in ("calls", "bytes", "wait")}
+
+
+def count_as_shed(bound: str) -> None:
+    """Count a call that is refused because of a bound: ``calls``, ``bytes`` or ``wait``."""
+    _shed_for[bound].inc()
 
 
 class Place:
@@ -155,7 +160,7 @@ class Admission:
             OverloadedError: Too much is under way.
         """
         if self._count >= self._max_calls:
-            _shed_for["calls"].inc()
+            count_as_shed("calls")
             raise OverloadedError(
                 f"the server works on {self._count} calls, which is its limit: "
                 "repeat later, or raise max_concurrent_calls",
@@ -167,7 +172,7 @@ class Admission:
         self._look_at_the_clock()
         wait_s = self.expected_wait_s()
         if wait_s > self._max_wait_s:
-            _shed_for["wait"].inc()
+            count_as_shed("wait")
             raise OverloadedError(
                 f"the server has {self._count} calls under way, which take {wait_s:.2g} s, of at "
                 f"most {self._max_wait_s:g}: repeat later",
@@ -186,7 +191,7 @@ class Admission:
         """
         self.check()
         if self._count and self._bytes + size > self._max_bytes:
-            _shed_for["bytes"].inc()
+            count_as_shed("bytes")
             raise OverloadedError(
                 f"the server works on requests of {self._bytes} bytes, and at most "
                 f"{self._max_bytes} at a time: repeat later, or send smaller ones",

@@ -209,6 +209,11 @@ class BoundMethod:
             with self._accounted(call):
                 raise
 
+    def refuse(self, error: ShoalError, call: Call) -> None:
+        """Count an admitted call whose request does not come as the answer that it gets."""
+        with contextlib.suppress(ShoalError), self._accounted(call):
+            raise error
+
     async def answer_bytes(self, request: bytes, call: Call, *, is_admitted: bool = False) -> bytes:
         """Answer one serialised request by a serialised answer; of a unary method.
 

@@ -93,6 +93,7 @@ class RoleProcess:
         )
         self._admission.publish()
         self._never_shed = rpc.Admission(_ADMINISTRATORS_CALLS)
+        self._receiving = rpc.Receiving(given.default_timeout_s, given.max_pending_bytes)
         self._services: list[str] = []
         self._is_public = False
         self._has_reflection = False
@@ -141,6 +142,7 @@ class RoleProcess:
             default_timeout_s=self._settings.default_timeout_s,
             max_request_bytes=max_request_bytes,
             guard=guard,
+            receiving=self._receiving,
         )
         self._services.append(full_name)
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from typing import Any, Final, NoReturn, TypeVar, cast
 
@@ -42,6 +41,7 @@ from shoal.server.calls import (
     current_request_id,
 )
 from shoal.server.methods import MAX_MESSAGE_BYTES, BoundMethod, Cost, Guard, find_service
+from shoal.server.receiving import Receiving
 from shoal.server.transport import bind, channel, server
 from shoal.wire import status
 from shoal.wire.limits import DEFAULT_LIMITS
@@ -53,6 +53,7 @@ __all__ = [
     "Cost",
     "Guard",
     "LocalService",
+    "Receiving",
     "add_service",
     "bind",
     "call",
@@ -66,8 +67,6 @@ __all__ = [
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
 _Metadata = Iterable[tuple[str, str | bytes]]
-
-_SWEEP_EVERY_S: Final = 1.0
 
 _MAX_DETAILS_CHARACTERS: Final = 1_000
 """Of a status' message, which travels in a header."""
@@ -86,6 +85,7 @@ def add_service(
     default_timeout_s: float = DEFAULT_LIMITS.default_timeout_s,
     max_request_bytes: int | None = None,
     guard: Guard | None = None,
+    receiving: Receiving | None = None,
 ) -> None:
     """Let a server answer a service's calls by an object's methods.
 
@@ -98,6 +98,8 @@ def add_service(
         default_timeout_s: Deadline of a unary call that sets none.
         max_request_bytes: A larger request is INVALID_ARGUMENT; None: the transport's limit alone.
         guard: Decides which calls are answered; None: all.
+        receiving: Bounds the requests on their way to guarded services; one for several services of
+            a server.
 
     Raises:
         TypeError: The object lacks a method.
@@ -115,7 +117,9 @@ def add_service(
         for descriptor in find_service(full_name).methods
     ]
     if guard is not None:
-        target.add_generic_rpc_handlers((_GuardedHandlers(methods, default_timeout_s),))
+        receiving = receiving or Receiving(default_timeout_s)
+        guarded = _GuardedHandlers(methods, default_timeout_s, receiving)
+        target.add_generic_rpc_handlers((guarded,))
         return
     for method in methods:
         # Requests arrive as bytes: a message that cannot be parsed is then our error, with our
@@ -136,13 +140,12 @@ class _GuardedHandlers(grpc.GenericRpcHandler):
     size that is allowed, without a key.
     """
 
-    def __init__(self, methods: Iterable[BoundMethod], default_timeout_s: float) -> None:
+    def __init__(
+        self, methods: Iterable[BoundMethod], default_timeout_s: float, receiving: Receiving
+    ) -> None:
         self._methods = {f"/{method.full_name}": method for method in methods}
         self._default_timeout_s = default_timeout_s
-        # Calls whose request is on its way, by gRPC's task for each, with when they began; without
-        # those that the sweep has ended.
-        self._receiving: dict[asyncio.Task[Any], float] = {}
-        self._sweep_is_due = False
+        self._receiving = receiving
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -157,48 +160,23 @@ class _GuardedHandlers(grpc.GenericRpcHandler):
             return grpc.stream_stream_rpc_method_handler(_refusal(error, call.request_id))
         return grpc.stream_unary_rpc_method_handler(self._receiving_handler(method, call))
 
-    def _receiving_handler(self, method: BoundMethod, admitted: Call) -> Any:
+    def _receiving_handler(self, method: BoundMethod, call: Call) -> Any:
         """Receive the request by our own hand: gRPC would wait for it without an end."""
-        handle = _unary_handler(method, self._default_timeout_s, admitted)
 
-        async def receive(
+        async def handle(
             _raws: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
         ) -> bytes:
-            task = cast("asyncio.Task[Any]", asyncio.current_task())
-            self._receiving[task] = time.monotonic()
-            if not self._sweep_is_due:
-                self._sweep_is_due = True
-                asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
             try:
-                raw: Any = await context.read()
-            except asyncio.CancelledError:
-                if task in self._receiving:
-                    raise
-                task.uncancel()
-                error: ShoalError = DeadlineExceededError(
-                    f"the request of {method.full_name} did not come to its end"
-                )
-                return await _abort(context, error, admitted.request_id)
-            finally:
-                self._receiving.pop(task, None)
-            if raw is grpc.aio.EOF:
-                error = InvalidArgumentError(f"the call of {method.full_name} has no request")
-                return await _abort(context, error, admitted.request_id)
-            answer: bytes = await handle(raw, context)
-            return answer
+                raw = await self._receiving.read(context)
+                if raw is grpc.aio.EOF:
+                    raise InvalidArgumentError(f"the call of {method.full_name} has no request")
+            except ShoalError as error:
+                method.refuse(error, call)
+                return await _abort(context, error, call.request_id)
+            call.begin(_timeout_s(context, self._default_timeout_s))
+            return await _answered(method, raw, call, context, is_admitted=True)
 
-        return receive
-
-    def _sweep(self) -> None:
-        """End calls whose request has been on its way for longer than a call may take."""
-        latest = time.monotonic() - self._default_timeout_s
-        for task, begin in list(self._receiving.items()):
-            if begin < latest:
-                del self._receiving[task]
-                task.cancel()
-        self._sweep_is_due = bool(self._receiving)
-        if self._sweep_is_due:
-            asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
+        return handle
 
 
 def _refusal(error: ShoalError, request_id: str) -> Any:
@@ -213,27 +191,34 @@ def _refusal(error: ShoalError, request_id: str) -> Any:
     return handle
 
 
-def _unary_handler(
-    method: BoundMethod,
-    default_timeout_s: float,
-    admitted: Call | None = None,
-) -> Any:
+def _unary_handler(method: BoundMethod, default_timeout_s: float) -> Any:
     async def handle(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        left = _time_remaining(context)
-        timeout_s = default_timeout_s if left is None else left
-        if admitted is None:
-            received = Call(timeout_s, context.invocation_metadata() or ())
-        else:
-            received = admitted
-            received.begin(timeout_s)
-        try:
-            answer = await method.answer_bytes(raw, received, is_admitted=admitted is not None)
-        except ShoalError as error:
-            return await _abort(context, error, received.request_id)
-        context.set_trailing_metadata(((REQUEST_ID_KEY, received.request_id),))
-        return answer
+        timeout_s = _timeout_s(context, default_timeout_s)
+        received = Call(timeout_s, context.invocation_metadata() or ())
+        return await _answered(method, raw, received, context)
 
     return handle
+
+
+async def _answered(
+    method: BoundMethod,
+    raw: bytes,
+    received: Call,
+    context: grpc.aio.ServicerContext[Any, Any],
+    *,
+    is_admitted: bool = False,
+) -> bytes:
+    try:
+        answer = await method.answer_bytes(raw, received, is_admitted=is_admitted)
+    except ShoalError as error:
+        return await _abort(context, error, received.request_id)
+    context.set_trailing_metadata(((REQUEST_ID_KEY, received.request_id),))
+    return answer
+
+
+def _timeout_s(context: grpc.aio.ServicerContext[Any, Any], default_timeout_s: float) -> float:
+    left = _time_remaining(context)
+    return default_timeout_s if left is None else left
 
 
 def _time_remaining(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
