@@ -161,7 +161,7 @@ class Bench:
 
     def keep(self, system: System, figures: Figures) -> None:
         """Record figures of a system."""
-        self.recorder.version(system.kind.adapter.partition(":")[0], system.version)
+        self.recorder.version(system.store.package, system.version)
         for what, unit, value, parameters in figures:
             self.recorder.add(self.dataset.name, system.name, what, unit, value, **parameters)
 

@@ -7,7 +7,6 @@ gives the commands decides whose turn it is.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import os
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.peers.calling import Callers
-from benchmarks.peers.store import Batch, Setting, Store, Vectors, thousandth
+from benchmarks.peers.store import Batch, Setting, Vectors, adapter, thousandth
 
 COLLECTION: Final = "bench"
 LOAD_BATCH: Final = 1_000
@@ -38,15 +37,13 @@ class Driver:
     """One store, one data set.
 
     Args:
-        adapter: ``module:Class`` below `benchmarks.peers.stores`.
+        store: ``module:Class`` below `benchmarks.peers.stores`.
         setting: What the store is made for.
         vectors: Directory with `base.npy`, `queries.npy` and `truth*.npy`.
     """
 
-    def __init__(self, adapter: str, setting: dict[str, Any], vectors: str) -> None:
-        module, _, name = adapter.partition(":")
-        kind = getattr(importlib.import_module(f"benchmarks.peers.stores.{module}"), name)
-        self._store: Store = kind(Setting(**setting))
+    def __init__(self, store: str, setting: dict[str, Any], vectors: str) -> None:
+        self._store = adapter(store)(Setting(**setting))
         self._is_cosine = self._store.setting.metric == "cosine"
         self._files = Path(vectors)
         # Mapped, so that they count as nobody's memory until they are read.
@@ -57,10 +54,9 @@ class Driver:
 
     # Beginning and end
 
-    def about(self) -> dict[str, Any]:
-        """What the adapter says of its store."""
-        names = ("tunes_on_open", "batches", "acknowledged", "settings")
-        return {name: getattr(self._store, name) for name in names}
+    def ready(self) -> dict[str, Any]:
+        """Show that it has started."""
+        return {}
 
     def prepare(self) -> dict[str, Any]:
         """Import the client."""

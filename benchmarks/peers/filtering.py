@@ -25,33 +25,44 @@ def filters(bench: Bench, tuned: Tuned) -> None:
             tune(system, effort)
 
     bench.try_each(prepared)
+    for below in MATCHING:
+        bench.write_truth(below)
     for below in (SHARES, *MATCHING):
-        if below < SHARES:
-            bench.write_truth(below)
-        _filter(bench, below)
+        _exactness(bench, below)
+    bench.rounds(_filtered, holds)
 
 
-def _filter(bench: Bench, below: int) -> None:
-    where = None if below == SHARES else below
-    matching: dict[str, Parameter] = {"matches_percent": 100 * below / SHARES}
-
-    def exactness(system: System) -> None:
+def _exactness(bench: Bench, below: int) -> None:
+    def one(system: System) -> None:
         if holds(system):
-            found = system.do("recall", below=where)
+            found = system.do("recall", below=_where(below))
             bench.keep(
                 system,
                 [
-                    (RECALL, "share", found["recall"], matching),
-                    (SHORT_ANSWERS, "share", found["short"], matching),
+                    (RECALL, "share", found["recall"], _matching(below)),
+                    (SHORT_ANSWERS, "share", found["short"], _matching(below)),
                 ],
             )
 
-    def one(system: System, seconds: float) -> Figures:
-        answer = timed(system, seconds, callers=1, batch=1, below=where)
-        return figures(answer, {**matching, "callers": 1, "batch": 1, "include": "all"})
+    bench.try_each(one)
 
-    bench.try_each(exactness)
-    bench.rounds(one, holds)
+
+def _filtered(system: System, seconds: float) -> Figures:
+    """All filters one after another, so that ratios are of neighbours in time."""
+    found: Figures = []
+    for below in (SHARES, *MATCHING):
+        answer = timed(system, seconds / 2, callers=1, batch=1, below=_where(below))
+        call: dict[str, Parameter] = {"callers": 1, "batch": 1, "include": "all"}
+        found += figures(answer, {**_matching(below), **call})
+    return found
+
+
+def _where(below: int) -> int | None:
+    return None if below == SHARES else below
+
+
+def _matching(below: int) -> dict[str, Parameter]:
+    return {"matches_percent": 100 * below / SHARES}
 
 
 def holds(system: System) -> bool:

@@ -9,7 +9,8 @@ from benchmarks.peers.systems import System
 from benchmarks.processes import memory
 from benchmarks.record import DISK, MEMORY, START
 
-MEMORY_ANONYMOUS: Final = "memory a vector, of it no file's"
+MEMORY_WHOLE: Final = "memory"
+MEMORY_ANONYMOUS: Final = "memory, of it no file's"
 
 
 def start(bench: Bench) -> None:
@@ -29,9 +30,13 @@ def start(bench: Bench) -> None:
         if "start" in bench.options.parts:
             figures.append((START, "s", seconds, {}))
         if "memory" in bench.options.parts:
-            for what, kind in ((MEMORY, "Pss"), (MEMORY_ANONYMOUS, "Anonymous")):
-                figures.append((what, "bytes", (used[kind] - idle[kind]) / bench.count, {}))
-            figures.append((DISK, "bytes", system.disk_bytes() / bench.count, {}))
+            whole, anonymous = (used[kind] - idle[kind] for kind in ("Pss", "Anonymous"))
+            figures += [
+                (MEMORY, "bytes", whole / bench.count, {}),
+                (MEMORY_WHOLE, "bytes", whole, {}),
+                (MEMORY_ANONYMOUS, "bytes", anonymous, {}),
+                (DISK, "bytes", system.disk_bytes() / bench.count, {}),
+            ]
         kept.setdefault(system.name, []).append(figures)
 
     for turn in range(bench.options.rounds):

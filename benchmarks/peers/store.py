@@ -191,6 +191,17 @@ class Store(ABC):
         """Give the numbers of the records in an answer of `find`, a list for each query."""
 
 
+def adapter(name: str) -> type[Store]:
+    """Give a store's adapter.
+
+    Args:
+        name: ``module:Class`` below `benchmarks.peers.stores`.
+    """
+    module, _, own = name.partition(":")
+    found: type[Store] = getattr(importlib.import_module(f"benchmarks.peers.stores.{module}"), own)
+    return found
+
+
 def directory_of(place: str, name: str) -> Path:
     """Where a store that is a directory for each collection keeps this one."""
     return Path(place) / name

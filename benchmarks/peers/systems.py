@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from benchmarks.cluster import START_TIMEOUT_S, free_port, running
+from benchmarks.peers.store import adapter
 from benchmarks.processes import descendants, memory, stored_bytes
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ class System:
     ) -> None:
         self.kind = kind
         self.version = ""
-        self.about: dict[str, Any] = {}
+        self.store = adapter(kind.adapter)
         self._home = home
         self._vectors = vectors
         self._setting = {**setting, **kind.options}
@@ -101,7 +102,7 @@ class System:
         output = self._stack.enter_context((self._home / "driver.log").open("ab"))
         self._driver = self._stack.enter_context(_process(command, output))
         # Its first answer shows that it has started.
-        self.about = self.do("about")
+        self.do("ready")
         idle = memory(descendants(self._driver.pid))
         self.version = self.do("prepare")["version"]
         return idle

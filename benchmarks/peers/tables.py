@@ -8,7 +8,8 @@ from typing import Final
 from benchmarks.peers.kinds import KINDS
 from benchmarks.peers.mixing import WRITE_RATE
 from benchmarks.peers.searching import QUERY_CLIENT_CPU, WAYS
-from benchmarks.peers.starting import MEMORY_ANONYMOUS
+from benchmarks.peers.starting import MEMORY_ANONYMOUS, MEMORY_WHOLE
+from benchmarks.peers.store import adapter
 from benchmarks.record import (
     DISK,
     INGEST_ACKNOWLEDGED,
@@ -35,12 +36,29 @@ _ALL: Final[dict[str, Parameter]] = {"callers": 1, "batch": 1, "include": "all"}
 
 def tables(run: Run) -> str:
     """Every table of a run, a section for each data set; then what was skipped, and why."""
-    lines: list[str] = []
+    lines = systems(run)
     for dataset in dict.fromkeys(m.dataset for m in run.measurements):
         one = _Tables(run, dataset)
         lines += [f"\n## {dataset}", *one.searches(), *one.writing(), *one.filters(), *one.mixed()]
     lines += [f"\nSkipped: {what}: {why}" for what, why in run.skipped.items()]
     return "\n".join(lines)
+
+
+def systems(run: Run) -> list[str]:
+    """What was measured: version, settings, and what its answers and writes mean."""
+    here = {m.system for m in run.measurements}
+    lines = [
+        _row("system", "version", "settings", "batches of queries", "an acknowledged write is"),
+        _row(*["---"] * 5),
+    ]
+    for kind in KINDS:
+        if kind.name in here:
+            store = adapter(kind.adapter)
+            version = f"{store.package} {run.versions.get(store.package, '')}".strip()
+            lines.append(
+                _row(kind.name, version, store.settings, store.batches, store.acknowledged)
+            )
+    return lines
 
 
 class _Tables:
@@ -126,11 +144,21 @@ class _Tables:
         )
         yield ""
         yield from self._table(
-            ("memory, bytes a vector", "of it no file's", "disk, bytes a vector", "start, s"),
-            lambda system: tuple(
-                self._value(what, system) for what in (MEMORY, MEMORY_ANONYMOUS, DISK, START)
+            (
+                *("memory, MiB", "of it no file's", "bytes a vector"),
+                *("disk, bytes a vector", "start, s", "Shoal's by this"),
+            ),
+            lambda system: (
+                self._mebibytes(MEMORY_WHOLE, system),
+                self._mebibytes(MEMORY_ANONYMOUS, system),
+                *(self._value(what, system) for what in (MEMORY, DISK, START)),
+                self._beside(START, system),
             ),
         )
+
+    def _mebibytes(self, what: str, system: str) -> str:
+        found = self._find(what, system)
+        return short(found.median / 2**20) if found else "–"
 
     def filters(self) -> Iterable[str]:
         """One column for each filter."""

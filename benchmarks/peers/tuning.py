@@ -52,5 +52,5 @@ class Tuned:
 def tune(system: System, effort: int) -> None:
     """Set how far searches go."""
     system.do("tune", effort=effort)
-    if system.about["tunes_on_open"]:
+    if system.store.tunes_on_open:
         system.restart()
