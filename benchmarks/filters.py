@@ -114,28 +114,24 @@ def queries(
     """Record filtered queries beside the one without a filter."""
     everything = np.ones(truth.count, np.bool_)
     given = {UNFILTERED: Given(lambda _: None, lambda _: everything), **given}
-    answers: dict[str, list[tuple[int, Any]]] = {name: [] for name in given}
-    variants: dict[str, Timed] = {}
-    for filter_name, (where, _) in given.items():
 
-        def run(turn: int, name: str = filter_name, where: Callable[..., Any] = where) -> None:
-            found = collection.query(
-                query_embeddings=asked[turn % len(asked)],
-                n_results=LIMIT,
-                where=where(turn),
-                include=[],
-            )
-            answers[name].append((turn, found["ids"][0]))
+    def found(where: dict[str, Any] | None, turn: int) -> list[str]:
+        answer = collection.query(
+            query_embeddings=asked[turn % len(asked)], n_results=LIMIT, where=where, include=[]
+        )
+        return answer["ids"][0]
 
-        variants[filter_name] = run
-    times = _turns(variants, rounds)
-    for filter_name, (_, matching) in given.items():
+    def asking(where: Callable[[int], dict[str, Any] | None]) -> Timed:
+        return lambda turn: found(where(turn), turn)
+
+    times = _turns({name: asking(where) for name, (where, _) in given.items()}, rounds)
+    for filter_name, (where, matching) in given.items():
         hits = total = short = 0
-        for turn, found in answers[filter_name][1:]:
-            expected = truth.nearest(turn % len(asked), matching(turn))
-            hits += len(expected & set(found))
+        for turn in range(len(asked)):
+            expected, ids = truth.nearest(turn, matching(turn)), found(where(turn), turn)
+            hits += len(expected & set(ids))
             total += len(expected)
-            short += len(found) < len(expected)
+            short += len(ids) < len(expected)
         parameters: dict[str, Any] = {"filter": filter_name, "is_far": is_far}
         parameters["matches_percent"] = round(100 * float(matching(0).mean()), 4)
         wall, cpu = zip(*times[filter_name], strict=True)

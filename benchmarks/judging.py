@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.record import Measurement, Parameter, Ratio, Run, ratio, short, spread
+from benchmarks.record import Measurement, Parameter, Ratio, Run, ratio, ratio_apart, short, spread
 
 WORDS: Final = Path(__file__).with_name("targets.md")
-DATASETS: Final = ("passages", "mixture", "iid", "collections")
+DATASETS: Final = ("passages", "mixture", "iid", "collections", "texts", "sparse")
 """What the names of data sets begin with on which targets hold."""
 
 
@@ -60,6 +60,7 @@ class Target:
         is_absolute: The bound is of our figure itself; a ratio is told beside it.
         is_latency: Both are times, so that who takes half of the time is twice as fast.
         paired: Parameters in which both must be alike.
+        took_turns: Whether rounds of both lay beside each other; sizes, say, cannot.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Target:
     is_absolute: bool = False
     is_latency: bool = False
     paired: Sequence[str] = ("recall_target",)
+    took_turns: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +155,17 @@ def judge(target: Target, words: str, runs: Sequence[Run]) -> Verdict:
     current = newest(runs, target.benchmark)
     if not current:
         return Verdict(target, words, (), f"no run of `{target.benchmark}` is there")
-    cases = [case for run, own in current for case in _cases(target, run, own)]
+    cases = cases_of(target, runs)
     if not cases:
         return Verdict(target, words, (), _why_missing(target, current))
     cases.sort(key=lambda case: _merit(target, case))
     return Verdict(target, words, tuple(cases))
+
+
+def cases_of(target: Target, runs: Sequence[Run]) -> list[Case]:
+    """Find all cases of a target in the newest figures of each data set."""
+    current = newest(runs, target.benchmark)
+    return [case for run, own in current for case in _cases(target, run, own)]
 
 
 def _why_missing(target: Target, current: Sequence[tuple[Run, set[str]]]) -> str:
@@ -188,7 +196,8 @@ def _cases(target: Target, run: Run, datasets: set[str]) -> Iterator[Case]:
 def _case(target: Target, ours: Measurement, other: Measurement | None) -> Case:
     found = None
     if other is not None:
-        found = ratio(other, ours) if target.is_latency else ratio(ours, other)
+        divide = ratio if target.took_turns else ratio_apart
+        found = divide(other, ours) if target.is_latency else divide(ours, other)
     judged = spread(ours.rounds) if found is None or target.is_absolute else found
     bounds = [bound for bound in (target.at_least, target.at_most) if bound is not None]
     is_met = None

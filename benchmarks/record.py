@@ -159,6 +159,11 @@ def ratio(ours: Measurement, other: Measurement) -> Ratio:
     return spread(a / b for a, b in zip(ours.rounds, other.rounds, strict=True))
 
 
+def ratio_apart(ours: Measurement, other: Measurement) -> Ratio:
+    """Divide our rounds by the other's median: of what could not take turns, as sizes cannot."""
+    return spread(value / other.median for value in ours.rounds)
+
+
 def spread(values: Iterable[float]) -> Ratio:
     """Give the median, the least and the greatest of some ratios."""
     found = list(values)

@@ -141,6 +141,7 @@ def _million(name: str, what: str, parameters: Mapping[str, Parameter]) -> Targe
         "scaling",
         Pick(what, scale_sizes.SHARD, {**parameters, "count": 1_000_000}),
         Pick(what, scale_sizes.SHARD, {**parameters, "count": 100_000}),
+        took_turns=False,
     )
 
 

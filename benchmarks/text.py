@@ -195,7 +195,7 @@ def sparse(recorder: Recorder, count: int) -> None:
             100,
         )
         with without_indexes():
-            _take(recorder, name, READING, ranking, lambda turn: search(collection, turn), 2)
+            _take(recorder, name, READING, ranking, lambda turn: search(collection, turn), 5)
             assert [search(collection, turn) for turn in range(2)] == [found[0], found[1]]
     recorder.add(name, SHOAL, INGEST_ACKNOWLEDGED, "records/s", count / seconds)
     recorder.add(name, SHOAL, INGEST_INDEXED, "records/s", count / (seconds + behind))
