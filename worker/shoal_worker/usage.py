@@ -8,6 +8,8 @@ registration, a few with each heartbeat, because a coordinator that was restarte
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +31,10 @@ MAX_REPORTED: Final = 1_000
 _MAX_OPENED: Final = 16
 """Closed shards that are opened for one heartbeat."""
 
+_OPENING_S: Final = 1.0
+"""How long one heartbeat waits for shards to be opened. One that has lost its graph may take longer
+than a worker may be silent: it is reported with a later one."""
+
 
 class UsageReports:
     """Gathers what is to be reported.
@@ -41,6 +47,8 @@ class UsageReports:
         self._worker = worker
         # As last reported and answered, by shard.
         self._reported: dict[str, ShardUsage] = {}
+        # Of closed shards that an earlier heartbeat did not wait for any longer, by shard.
+        self._opening: dict[str, asyncio.Task[ShardUsage | None]] = {}
 
     def forget(self) -> None:
         """Report everything again: to a coordinator that may know nothing."""
@@ -50,6 +58,7 @@ class UsageReports:
         """Give what has changed since it was last `answered`."""
         found: list[ShardUsage] = []
         closed_left = _MAX_OPENED
+        give_up_at = time.monotonic() + _OPENING_S
         for holding in self._worker.held.all():
             if len(found) >= MAX_REPORTED:
                 break
@@ -58,7 +67,10 @@ class UsageReports:
                 if shard_id in self._reported or closed_left == 0:
                     continue
                 closed_left -= 1
-            usage = await self._usage_of(holding)
+                usage = await self._opened_until(give_up_at, holding)
+            else:
+                self._opening.pop(shard_id, None)
+                usage = await self._usage_of(holding)
             if usage is not None and usage != self._reported.get(shard_id):
                 found.append(usage)
         return found
@@ -70,6 +82,19 @@ class UsageReports:
         if len(self._reported) > 2 * len(self._worker.held.all()):
             held = {str(holding.shard_id) for holding in self._worker.held.all()}
             self._reported = {i: u for i, u in self._reported.items() if i in held}
+
+    async def _opened_until(self, give_up_at: float, holding: Holding) -> ShardUsage | None:
+        """Open a closed shard and give what it holds; None if that takes longer."""
+        shard_id = str(holding.shard_id)
+        opening = self._opening.get(shard_id)
+        if opening is None:
+            opening = asyncio.create_task(self._usage_of(holding), name="opening for usage")
+            self._opening[shard_id] = opening
+        left_s = max(0.0, give_up_at - time.monotonic())
+        if not (await asyncio.wait([opening], timeout=left_s))[0]:
+            return None
+        del self._opening[shard_id]
+        return opening.result()
 
     async def _usage_of(self, holding: Holding) -> ShardUsage | None:
         identity = holding.identity
