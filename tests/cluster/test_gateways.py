@@ -67,7 +67,8 @@ def test_gateways_share_the_port_of_their_cluster_and_of_no_other(
 
 
 def test_a_shared_port_is_nobody_elses_while_no_gateway_listens() -> None:
-    port = ports.find("127.0.0.1", ())
+    with ports.Ports() as found:
+        port = found.find("127.0.0.1")
     with ports.held("127.0.0.1", port):
         assert not ports.is_free("127.0.0.1", port)
         with socket.socket() as gateway:
@@ -75,6 +76,19 @@ def test_a_shared_port_is_nobody_elses_while_no_gateway_listens() -> None:
             gateway.bind(("127.0.0.1", port))
             gateway.listen(1)
     assert ports.is_free("127.0.0.1", port)
+
+
+def test_clusters_that_look_for_ports_at_the_same_time_find_different_ones() -> None:
+    """While nobody listens yet, and although both would like the same."""
+    with ports.Ports() as one, ports.Ports() as other:
+        first = one.find("127.0.0.1")
+        assert ports.is_free("127.0.0.1", first)
+        found = {other.find("127.0.0.1", preferred=first) for _ in range(20)}
+        assert len(found) == 20
+        assert first not in found
+        assert other.take("127.0.0.1", first), "who asks for it by number may have it"
+    with ports.Ports() as later:
+        assert later.find("127.0.0.1", preferred=first) == first
 
 
 def test_several_gateways_need_processes_of_their_own(tmp_path: Path) -> None:

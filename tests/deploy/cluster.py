@@ -11,7 +11,7 @@ from typing import Self
 
 import shoal
 from shoal.errors import ShoalError
-from shoal_local import ports
+from shoal_local.ports import Ports
 
 _HOST = "127.0.0.1"
 
@@ -19,11 +19,11 @@ _HOST = "127.0.0.1"
 class Role:
     """A role's process, at ports that it keeps when it is started again."""
 
-    def __init__(self, name: str, place: Path, taken: set[int], *arguments: str) -> None:
+    def __init__(self, name: str, place: Path, ports: Ports, *arguments: str) -> None:
         self.name = name
         self.kind = name.partition("-")[0]
         self.port, self.health_port, self.metrics_port = (
-            _free(taken) for _ in ("grpc", "health", "metrics")
+            ports.find(_HOST) for _ in ("grpc", "health", "metrics")
         )
         self.log = place / f"{name}.log"
         self._arguments = (
@@ -88,7 +88,7 @@ class RunningCluster:
         api_key: str | None = None,
         authorities: Path | None = None,
     ) -> None:
-        taken: set[int] = set()
+        self._ports = Ports()
         self._api_key = api_key
         self._authorities = authorities
 
@@ -98,7 +98,7 @@ class RunningCluster:
             if configuration is not None:
                 file = configuration[name.partition("-")[0]]
                 arguments = (*arguments, f"--config={file}")
-            return Role(name, place, taken, *arguments)
+            return Role(name, place, self._ports, *arguments)
 
         self.coordinator = role("coordinator", f"--expected-workers={workers}")
         coordinator = f"--coordinator={self.coordinator.address}"
@@ -145,9 +145,4 @@ class RunningCluster:
     def __exit__(self, *_: object) -> None:
         for role in self.roles:
             role.kill()
-
-
-def _free(taken: set[int]) -> int:
-    port = ports.find(_HOST, taken)
-    taken.add(port)
-    return port
+        self._ports.close()

@@ -16,7 +16,7 @@ import pytest
 
 import shoal
 from shoal.errors import ShoalError
-from shoal_local import ports
+from shoal_local.ports import Ports
 from tests.deploy.tools import DEPLOY, ROOT, require, run
 from tools import deploy_tools
 
@@ -185,14 +185,11 @@ def test_the_image_is_small_and_says_what_it_is(buildah: Buildah) -> None:
 
 
 def test_three_containers_are_a_cluster(buildah: Buildah, tmp_path: Path) -> None:
-    taken: set[int] = set()
+    ports = Ports()
 
     def flags() -> list[str]:
-        found = []
-        for name in ("port", "health-port", "metrics-port"):
-            taken.add(port := ports.find(_HOST, taken))
-            found.append(f"--{name}={port}")
-        return found
+        names = ("port", "health-port", "metrics-port")
+        return [f"--{name}={ports.find(_HOST)}" for name in names]
 
     coordinator, worker, gateway = flags(), flags(), flags()
     address = f"--coordinator={_HOST}:{coordinator[0].partition('=')[2]}"
@@ -216,6 +213,7 @@ def test_three_containers_are_a_cluster(buildah: Buildah, tmp_path: Path) -> Non
     finally:
         codes = [container.stop() for container in reversed(running)]
         buildah("rm", container)
+        ports.close()
     assert codes == [0, 0, 0], "".join(c.log.read_text() for c in running)
 
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from shoal.errors import ShoalError
-from shoal_local import ports
+from shoal_local.ports import Ports
 from tests.deploy.cluster import RunningCluster
 from tests.deploy.tools import DEPLOY, ROOT, require, run
 from tools import generate_dashboards
@@ -129,7 +129,8 @@ class Prometheus:
     """A real one, that scrapes a cluster every second."""
 
     def __init__(self, cluster: RunningCluster, place: Path) -> None:
-        self._port = ports.find("127.0.0.1", set())
+        self._ports = Ports()
+        self._port = self._ports.find("127.0.0.1")
         jobs: dict[str, list[str]] = {}
         for role in cluster.roles:
             jobs.setdefault(f"shoal-{role.kind}", []).append(f"127.0.0.1:{role.metrics_port}")
@@ -190,6 +191,7 @@ class Prometheus:
         """End it."""
         self._process.terminate()
         self._process.wait()
+        self._ports.close()
 
 
 def _load(cluster: RunningCluster, stop: threading.Event) -> None:

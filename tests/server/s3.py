@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import pytest
 from moto.server import ThreadedMotoServer
 
-from shoal_local import ports
+from shoal_local.ports import Ports
 from tools import deploy_tools
 
 SERVERS: Final = ("moto", "versitygw")
@@ -55,8 +55,8 @@ def running(name: str = "moto") -> Iterator[Server]:
     program = deploy_tools.find(name)
     if program is None:
         pytest.skip(f"no {name} here: `make deploy-tools ARGS=--s3` brings it")
-    with tempfile.TemporaryDirectory(prefix="shoal-s3-") as directory:
-        port = ports.find("127.0.0.1", set())
+    with tempfile.TemporaryDirectory(prefix="shoal-s3-") as directory, Ports() as ports:
+        port = ports.find("127.0.0.1")
         command: list[Path | str] = [
             program,
             "--access",

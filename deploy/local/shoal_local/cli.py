@@ -16,9 +16,10 @@ from shoal.errors import InvalidArgumentError, ShoalError
 from shoal.server import logs
 from shoal.server.process import EXIT_FAILED, EXIT_WRONG_SETTINGS
 from shoal.server.settings import load
-from shoal_local import early, ports
+from shoal_local import early
 from shoal_local.directory import DataDirectory
 from shoal_local.plan import Plan, child_environment, make_plan
+from shoal_local.ports import Ports, held
 from shoal_local.settings import UpSettings
 from shoal_local.state import RunState
 
@@ -157,8 +158,8 @@ def _up(arguments: list[str]) -> int:
         environment=environment,
     )
     logs.configure(role="local", level=up.log_level or "info", form=up.log_format or "console")
-    with DataDirectory(up.data) as directory:
-        plan = make_plan(up, directory, environment)
+    with DataDirectory(up.data) as directory, Ports() as found:
+        plan = make_plan(up, directory, environment, found)
         print(
             f"shoal {importlib.metadata.version('shoal')}\n"
             f"data     {directory.path}\n"
@@ -174,7 +175,7 @@ def _up(arguments: list[str]) -> int:
             return single.run(directory, plan, on_ready=_announce)
         with contextlib.ExitStack() as stack:
             if plan.gateway.share_port:
-                stack.enter_context(ports.held(plan.gateway.host, plan.gateway.port))
+                stack.enter_context(held(plan.gateway.host, plan.gateway.port))
             return asyncio.run(_supervise(directory, plan, environment))
 
 

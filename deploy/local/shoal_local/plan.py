@@ -15,9 +15,9 @@ from shoal.errors import FailedPreconditionError, InvalidArgumentError
 from shoal.server.settings import RoleSettings, load
 from shoal_coordinator.settings import CoordinatorSettings
 from shoal_gateway.settings import GatewaySettings
-from shoal_local import ports
 from shoal_local.child import ChildPlan
 from shoal_local.directory import DataDirectory
+from shoal_local.ports import Ports
 from shoal_local.settings import UpSettings
 from shoal_local.state import RunState
 from shoal_worker.settings import WorkerSettings
@@ -61,8 +61,16 @@ class Plan:
     children: Sequence[ChildPlan]
 
 
-def make_plan(up: UpSettings, directory: DataDirectory, environment: Mapping[str, str]) -> Plan:
+def make_plan(
+    up: UpSettings, directory: DataDirectory, environment: Mapping[str, str], ports: Ports
+) -> Plan:
     """Settle everything that is to be started.
+
+    Args:
+        up: What was asked for.
+        directory: Held by the caller.
+        environment: Of the caller.
+        ports: Finds those of the roles; open for as long as these run.
 
     Raises:
         InvalidArgumentError: A role's setting is wrong, or a port is taken.
@@ -90,7 +98,7 @@ def make_plan(up: UpSettings, directory: DataDirectory, environment: Mapping[str
         coordinator = _read("coordinator", CoordinatorSettings, flags["coordinator"], inherited)
     worker = _read("worker", WorkerSettings, flags["worker"], inherited)
     wished = _read("gateway", GatewaySettings, flags["gateway"], environment)
-    public, health, metrics = _gateway_ports(up, wished)
+    public, health, metrics = _gateway_ports(up, wished, ports)
     if wished.auth and coordinator.bootstrap_key_file is None:
         flags["coordinator"].append(f"--bootstrap-key-file={directory.admin_key()}")
         coordinator = _read("coordinator", CoordinatorSettings, flags["coordinator"], inherited)
@@ -102,7 +110,7 @@ def make_plan(up: UpSettings, directory: DataDirectory, environment: Mapping[str
     gateway = _read("gateway", GatewaySettings, flags["gateway"], inherited)
     children: list[ChildPlan] = []
     if up.workers:
-        children = _children(up, directory, flags, (coordinator, worker, gateway))
+        children = _children(up, directory, flags, (coordinator, worker, gateway), ports)
     return Plan(coordinator, worker, gateway, flags["gateway"], children)
 
 
@@ -154,24 +162,23 @@ def _read(
     )
 
 
-def _gateway_ports(up: UpSettings, wished: GatewaySettings) -> tuple[int, int, int]:
+def _gateway_ports(up: UpSettings, wished: GatewaySettings, ports: Ports) -> tuple[int, int, int]:
     """Settle the gateway's ports: its own, health, metrics.
 
     One that was asked for is taken, or refused. The others are those beside the gateway's own, or
     free ones where these are taken.
     """
-    taken: set[int] = set()
 
     def settle(wanted: int, flag: str) -> int:
-        port = wanted or ports.find(wished.host, taken)
-        if not ports.is_free(wished.host, port):
+        if not wanted:
+            return ports.find(wished.host)
+        if not ports.take(wished.host, wanted):
             raise FailedPreconditionError(
-                f"port {port} on {wished.host} is in use: stop what listens there, "
+                f"port {wanted} on {wished.host} is in use: stop what listens there, "
                 f"or give another one with {flag}",
-                metadata={"port": str(port)},
+                metadata={"port": str(wanted)},
             )
-        taken.add(port)
-        return port
+        return wanted
 
     public = settle(wished.port, "--port")
 
@@ -179,9 +186,7 @@ def _gateway_ports(up: UpSettings, wished: GatewaySettings) -> tuple[int, int, i
         configured: int = getattr(wished, name)
         if given is not None or configured != GatewaySettings.__dataclass_fields__[name].default:
             return settle(configured, f"--{name.replace('_', '-')}")
-        port = ports.find(wished.host, taken, preferred=(public + offset) % 65536)
-        taken.add(port)
-        return port
+        return ports.find(wished.host, preferred=(public + offset) % 65536)
 
     return (
         public,
@@ -203,25 +208,22 @@ def _children(
     directory: DataDirectory,
     flags: Mapping[str, Sequence[str]],
     settings: tuple[CoordinatorSettings, WorkerSettings, GatewaySettings],
+    ports: Ports,
 ) -> list[ChildPlan]:
     coordinator, worker, gateway = settings
     former = RunState.read(directory.path)
     remembered = {role.name: role for role in former.roles} if former else {}
-    taken = {gateway.port, gateway.health_port, gateway.metrics_port}
 
     def internal(name: str, role: RoleSettings, *own: str) -> ChildPlan:
         # The ports of the last run, if they are free: a worker's address is in the catalog, and one
         # that comes back at it is found even while the coordinator is down.
         before = remembered.get(name)
-
-        def settle(preferred: int) -> int:
-            port = ports.find(_INTERNAL_HOST, taken, preferred=preferred)
-            taken.add(port)
-            return port
-
-        port = settle(before.port if before else 0)
-        health = settle(before.health_port if before else 0)
-        metrics = settle(before.metrics_port if before else 0)
+        former_ports = (
+            (before.port, before.health_port, before.metrics_port) if before else (0,) * 3
+        )
+        port, health, metrics = (
+            ports.find(_INTERNAL_HOST, preferred=former_port) for former_port in former_ports
+        )
         kind = name.partition("-")[0]
         arguments = (
             *flags[kind],
@@ -258,12 +260,10 @@ def _children(
             stop_grace_s=gateway.stop_grace_s,
         )
 
-    def free() -> int:
-        port = ports.find(gateway.host, taken)
-        taken.add(port)
-        return port
-
-    others = [public(f"gateway-{n}", free(), free()) for n in range(2, up.gateways + 1)]
+    others = [
+        public(f"gateway-{n}", ports.find(gateway.host), ports.find(gateway.host))
+        for n in range(2, up.gateways + 1)
+    ]
     # The one whose ports were asked for comes last: it is what others are told of.
     last = public("gateway", gateway.health_port, gateway.metrics_port)
     return [first, *workers, *others, last]
