@@ -63,9 +63,10 @@ def main() -> None:
                 Bench(dataset, home, options, recorder, say) as bench,
             ):
                 bench.take(kinds, arguments.peers)
-                _measure(bench)
-            if arguments.output is not None:
-                recorder.write(arguments.output)
+                for part in _parts(bench):
+                    say(part)
+                    if arguments.output is not None:
+                        recorder.write(arguments.output)
     finally:
         print(tables(recorder.run()))
 
@@ -131,26 +132,27 @@ def _home(keep: Path | None, name: str) -> Iterator[Path]:
         yield Path(made)
 
 
-def _measure(bench: Bench) -> None:
+def _parts(bench: Bench) -> Iterator[str]:
+    """Measure one part after another, and say which is done."""
     parts = bench.options.parts
-    with bench.part("loading"):
-        load(bench)
+    load(bench)
+    yield "loaded"
     if parts & {"start", "memory"}:
-        with bench.part("starting"):
-            start(bench)
+        start(bench)
+        yield "started"
     if not parts & {"search", "filters", "mixed"}:
         return
-    with bench.part("tuning"):
-        tuned = Tuned(bench)
+    tuned = Tuned(bench)
+    yield "tuned"
     if "search" in parts:
-        with bench.part("searches"):
-            search(bench, tuned)
+        search(bench, tuned)
+        yield "searched"
     if "filters" in parts:
-        with bench.part("filters"):
-            filters(bench, tuned)
+        filters(bench, tuned)
+        yield "filtered"
     if "mixed" in parts:
-        with bench.part("searches beside writes"):
-            mix(bench)
+        mix(bench, tuned)
+        yield "searched beside writes"
 
 
 if __name__ == "__main__":

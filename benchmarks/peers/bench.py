@@ -7,7 +7,6 @@ its figures until all its rounds are done, so that none is compared by fewer rou
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,10 +163,3 @@ class Bench:
         self.recorder.version(system.store.package, system.version)
         for what, unit, value, parameters in figures:
             self.recorder.add(self.dataset.name, system.name, what, unit, value, **parameters)
-
-    @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Say how long a part takes."""
-        began = time.monotonic()
-        yield
-        self.say(f"{name}: {time.monotonic() - began:.0f} s")

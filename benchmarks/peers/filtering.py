@@ -8,7 +8,7 @@ from benchmarks.peers.bench import Bench, Figures
 from benchmarks.peers.searching import figures, timed
 from benchmarks.peers.store import SHARES
 from benchmarks.peers.systems import System
-from benchmarks.peers.tuning import Tuned, tune
+from benchmarks.peers.tuning import Tuned
 from benchmarks.record import RECALL, SHORT_ANSWERS, Parameter
 
 MATCHING: Final = (900, 500, 100, 10, 1)
@@ -17,14 +17,7 @@ MATCHING: Final = (900, 500, 100, 10, 1)
 
 def filters(bench: Bench, tuned: Tuned) -> None:
     """Every system searches as far as it must for the highest recall without a filter."""
-    target = max(bench.options.recalls)
-
-    def prepared(system: System) -> None:
-        effort = tuned.effort(system, target)
-        if effort is not None:
-            tune(system, effort)
-
-    bench.try_each(prepared)
+    bench.try_each(tuned.set_highest)
     for below in MATCHING:
         bench.write_truth(below)
     for below in (SHARES, *MATCHING):

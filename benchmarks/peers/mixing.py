@@ -8,6 +8,7 @@ from benchmarks.peers.bench import WARM_S, Bench, Figures
 from benchmarks.peers.filtering import holds
 from benchmarks.peers.searching import figures, timed
 from benchmarks.peers.systems import System
+from benchmarks.peers.tuning import Tuned
 from benchmarks.record import Parameter
 
 WRITE_RATE: Final = "write rate"
@@ -16,7 +17,7 @@ _LONGER: Final = 2.0
 """Times as long as other measurements, so that no single write decides."""
 
 
-def mix(bench: Bench) -> None:
+def mix(bench: Bench, tuned: Tuned) -> None:
     """Search with one caller at rest, then beside writes; what was written is removed again."""
     call: dict[str, Parameter] = {"callers": 1, "batch": 1, "include": "all"}
 
@@ -37,5 +38,6 @@ def mix(bench: Bench) -> None:
         if holds(system):
             system.do("remove_written")
 
+    bench.try_each(tuned.set_highest)
     bench.rounds(one, holds, _LONGER * bench.options.seconds)
     bench.try_each(cleaned)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from benchmarks.peers.bench import Bench, Figures
 from benchmarks.peers.systems import System
-from benchmarks.peers.tuning import Tuned, tune
+from benchmarks.peers.tuning import Tuned
 from benchmarks.record import (
     QUERY_CPU,
     QUERY_P50,
@@ -44,10 +44,9 @@ def _search_at(bench: Bench, tuned: Tuned, target: float) -> None:
     able: set[str] = set()
 
     def prepared(system: System) -> None:
-        effort = tuned.effort(system, target)
+        effort = tuned.set(system, target)
         reached: dict[str, Parameter] = {"recall_target": target}
         if effort is not None:
-            tune(system, effort)
             able.add(system.name)
             reached["effort"] = effort
         bench.keep(system, [(RECALL, "share", tuned.recall(system, effort), reached)])

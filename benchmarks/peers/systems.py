@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
+import shoal
 from benchmarks.cluster import START_TIMEOUT_S, free_port, running
 from benchmarks.peers.store import adapter
 from benchmarks.processes import descendants, memory, stored_bytes
@@ -113,7 +114,10 @@ class System:
         if self.kind.server is not None:
             data = self._home / "server"
             data.mkdir(exist_ok=True)
-            port, self._server = self._stack.enter_context(self.kind.server(data, self._peers))
+            try:
+                port, self._server = self._stack.enter_context(self.kind.server(data, self._peers))
+            except (shoal.ShoalError, OSError) as error:
+                raise StoreFailure(f"its server does not start: {error}") from error
             self._place = f"port:{port}"
 
     def start(self) -> dict[str, Any]:

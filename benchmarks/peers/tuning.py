@@ -16,6 +16,7 @@ class Tuned:
 
     def __init__(self, bench: Bench) -> None:
         self._recalls: dict[str, dict[int, float]] = {}
+        self._highest = max(bench.options.recalls)
         for target in bench.options.recalls:
             self._seek_all(bench, target)
 
@@ -42,6 +43,16 @@ class Tuned:
         """The least effort that reaches a recall; None if none does."""
         known = self._recalls[system.name]
         return min((e for e, recall in known.items() if recall >= target), default=None)
+
+    def set(self, system: System, target: float) -> int | None:
+        """Let a system search so far, or as far as it can; gives the effort that reaches it."""
+        effort = self.effort(system, target)
+        tune(system, EFFORTS[-1] if effort is None else effort)
+        return effort
+
+    def set_highest(self, system: System) -> None:
+        """Let a system search as far as the highest recall needs that is aimed at."""
+        self.set(system, self._highest)
 
     def recall(self, system: System, effort: int | None) -> float:
         """What an effort gives; of none, the highest that was seen."""
