@@ -20,6 +20,7 @@ from shoal.v1 import value_pb2
 from shoal.v1.collection_pb2 import Quantization, Space
 from shoal.wire.filters import where_document_from_dict, where_from_dict
 from shoal.wire.metadata import metadata_from_message, metadata_to_message
+from shoal_worker.checkpoint_files import checkpoints_in, vector_files_in
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.shard import Shard
 from shoal_worker.worker import Worker
@@ -292,10 +293,11 @@ async def indexed(single: SingleShard) -> None:
 
 
 async def graph_of(single: SingleShard, at_least: int) -> None:
-    """Wait until a graph holds so many vectors."""
+    """Wait until a graph holds so many vectors, and the files of the one before are gone."""
 
     def is_there() -> bool:
         graph = single.open.newest.graph
-        return graph is not None and graph.vector_count >= at_least
+        files = (checkpoints_in(single.directory), vector_files_in(single.directory))
+        return graph is not None and graph.vector_count >= at_least and max(map(len, files)) == 1
 
     await until(is_there)

@@ -321,7 +321,7 @@ async def test_a_damaged_file_is_never_served_and_is_made_again(
     assert vectors_of.is_sound
     await check(single, current, vectors[5000:5100])
     assert (await single.search(vectors[5000], 1)).plan.method == SearchMethod.SEARCH_METHOD_GRAPH
-    assert len(vector_files_in(single.directory)) == 1
+    await until(lambda: len(vector_files_in(single.directory)) == 1)
     await worker.close()
 
 
@@ -382,6 +382,7 @@ async def test_what_was_deleted_is_not_in_the_next_file(worker: Worker, vectors:
 
     await single.delete(names(range(1500)))
     await until(lambda: not single.open.newest.graph_dead_count)
+    await until(lambda: len(vector_files_in(single.directory)) == 1)
     (path,) = vector_files_in(single.directory)
     content = path.read_bytes()
     assert secret not in content
@@ -419,7 +420,7 @@ async def test_a_graph_whose_adoption_was_given_up_is_not_published(
 
     def block() -> None:
         blocked.set()
-        go_on.wait(30)
+        go_on.wait(240)
 
     shard.run_exclusively(block)
     await asyncio.to_thread(blocked.wait, 30)
