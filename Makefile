@@ -28,7 +28,8 @@ PEERS_STAMP = $(PEERS_VENV)/.complete
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help dev demo run test test-long test-oldest check format proto proto-check proto-breaking \
-	sync sync-check examples bench clean deploy-tools chart-schema dashboards image-requirements
+	sync sync-check examples bench bench-peers bench-report bench-scaling bench-targets clean \
+	deploy-tools chart-schema dashboards image-requirements
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,8 +123,17 @@ image-requirements: dev  ## Pin what the image runs on to the newest packages
 examples: dev  ## Run the examples in all languages whose toolchain is here (ARGS="python go" for some)
 	$(BIN)/python -m examples.run $(ARGS)
 
-bench: dev  ## Measure: see benchmarks/README.md
+bench: dev  ## Measure Shoal beside raw USearch, some minutes: see benchmarks/README.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-targets: dev  ## Measure every target, and say which are met (ARGS=--quick: a rehearsal)
+	$(BIN)/python -m benchmarks.targets --peers $(PEERS_VENV)/bin $(ARGS)
+
+bench-scaling: dev  ## Measure how cost grows with shards, workers, records, collections
+	$(BIN)/python -m benchmarks.scaling --output benchmarks/results/scaling.json $(ARGS)
+
+bench-report: dev  ## Write benchmarks/RESULTS.md and its plots from the raw files
+	$(BIN)/python -m benchmarks.report $(ARGS)
 
 # What Shoal is compared with pulls in hundreds of packages, which have no business in .venv. What
 # does not install is left out, and named as skipped.
@@ -135,7 +145,7 @@ $(PEERS_STAMP): $(wildcard benchmarks/peers/requirements/*.txt) | $(DEV_STAMP)
 	@touch $@
 
 bench-peers: dev $(PEERS_STAMP)  ## Measure beside other stores: see benchmarks/README.md
-	$(BIN)/python -m benchmarks.peers --peers $(PEERS_VENV)/bin $(ARGS)
+	$(BIN)/python -m benchmarks.peers --peers $(PEERS_VENV)/bin --output benchmarks/results/peers.json $(ARGS)
 
 clean:  ## Remove the environments and caches (data directories stay)
 	rm -rf $(VENV) $(PROTO_VENV) $(OLDEST_VENV) $(PEERS_VENV) .deploy-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
