@@ -156,9 +156,7 @@ class HeldShards:
         metrics.SHARD_RECORDS.set_function(
             lambda: sum(s.newest.meta.record_count for s in self.open)
         )
-        metrics.FRESH_VECTORS.set_function(
-            lambda: sum(s.newest.fresh.live_count for s in self.open)
-        )
+        metrics.FRESH_VECTORS.set_function(lambda: sum(s.newest.outside_count for s in self.open))
         metrics.QUEUED_WRITES.set_function(lambda: sum(s.queued_count for s in self.open))
         metrics.UNINDEXED_CHANGES.set_function(lambda: sum(s.indexes.backlog for s in self.open))
         metrics.FULLEST_BACKLOG.set_function(

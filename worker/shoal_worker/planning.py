@@ -35,7 +35,7 @@ _MORE_NUMBER_US: Final = 0.001
 """A scan that reads records: a row, a number of its vector, and one for each further query: what is
 read is read once."""
 
-_UNGRAPHED_US: Final = 0.015
+_UNGRAPHED_US: Final = 0.025
 _UNGRAPHED_NUMBER_US: Final = 0.00016
 """A scan of the vectors of a lost graph: a vector, and a number of it."""
 

@@ -46,6 +46,11 @@ class State:
     ungraphed: Ungraphed | None = None
 
     @property
+    def outside_count(self) -> int:
+        """Current vectors that no graph holds."""
+        return self.fresh.live_count if self.graph is not None else self.meta.record_count
+
+    @property
     def graph_live_count(self) -> int:
         """Current vectors in the graph."""
         return self.meta.record_count - self.fresh.live_count
