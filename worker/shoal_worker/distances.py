@@ -14,13 +14,23 @@ rounding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Bounded", "Queries", "Space", "bounded", "exact", "exact_of_each", "norms"]
+__all__ = [
+    "Bounded",
+    "Queries",
+    "Space",
+    "bounded",
+    "bounded_of_parts",
+    "exact",
+    "exact_of_each",
+    "norms",
+]
 
 _UNIT_ROUNDOFF: Final = 2.0**-24
 _SMALLEST_NORMAL: Final = 2.0**-126
@@ -223,11 +233,31 @@ def bounded(
         vectors: Shape ``(n, d)``, contiguous.
         vector_norms: Shape ``(n,)``.
     """
-    dimension = vectors.shape[1]
+    return bounded_of_parts(space, queries, [vectors], vector_norms)
+
+
+def bounded_of_parts(
+    space: Space,
+    queries: Queries,
+    parts: Sequence[npt.NDArray[np.float32]],
+    vector_norms: npt.NDArray[np.float64],
+) -> Bounded:
+    """Give what `bounded` gives for vectors that lie in several arrays, as if they lay in one.
+
+    Args:
+        space: Which distance.
+        queries: ``q`` of them.
+        parts: At least one array, shapes ``(n_i, d)``, contiguous.
+        vector_norms: Of all of them, shape ``(sum of n_i,)``.
+    """
+    dimension = parts[0].shape[1]
     gamma = dimension * _UNIT_ROUNDOFF / (1.0 - dimension * _UNIT_ROUNDOFF)
     with np.errstate(over="ignore", invalid="ignore"):
         # Where the sum leaves float32's range, the bounds say so by not being finite.
-        dots = _products(queries.single, vectors).astype(np.float64)
+        products = [_products(queries.single, part) for part in parts]
+        dots = (products[0] if len(products) == 1 else np.concatenate(products, axis=1)).astype(
+            np.float64
+        )
     product = queries.norms[:, None] * vector_norms[None, :]
     dot_error = gamma * product + 2.0 * dimension * _SMALLEST_NORMAL
     if space is Space.IP:
