@@ -27,13 +27,13 @@ class Pick:
         what: Their quantity.
         system: Whose.
         parameters: What they must have.
-        but: What they must not have.
+        but: What they must not have; with None, a parameter that they must have.
     """
 
     what: str
     system: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    but: Mapping[str, Parameter] = field(default_factory=dict)
+    but: Mapping[str, Parameter | None] = field(default_factory=dict)
 
     def of(self, run: Run, dataset: str | None = None) -> list[Measurement]:
         """Find them in a run."""
