@@ -112,6 +112,14 @@ def new_entry(
     )
 
 
+def deleted_meanwhile(collection_id: str) -> CollectionNotFoundError:
+    """Say that a reserved collection is reserved no more."""
+    return CollectionNotFoundError(
+        "the database, or everything, was deleted while the collection was being created",
+        metadata={"collection_id": collection_id},
+    )
+
+
 def activated(state: CatalogState, collection_id: str) -> tuple[Change, CollectionEntry]:
     """Make a reserved collection visible.
 
@@ -120,10 +128,7 @@ def activated(state: CatalogState, collection_id: str) -> tuple[Change, Collecti
     """
     reserved = state.collections.get(collection_id)
     if reserved is None:
-        raise CollectionNotFoundError(
-            "the database, or everything, was deleted while the collection was being created",
-            metadata={"collection_id": collection_id},
-        )
+        raise deleted_meanwhile(collection_id)
     active = CollectionEntry()
     active.CopyFrom(reserved)
     active.state = COLLECTION_STATE_ACTIVE

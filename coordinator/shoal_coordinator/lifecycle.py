@@ -48,6 +48,7 @@ from shoal_coordinator.entries import (
     CollectionUpdate,
     NewCollection,
     activated,
+    deleted_meanwhile,
     name_taken,
     new_entry,
     not_found,
@@ -276,8 +277,11 @@ class Lifecycle:
                 lambda state: activated(state, entry.collection.id)
             )
         except Exception as error:
+            # Then workers were told to delete the shards, and that is why one has failed.
+            is_deleted = entry.collection.id not in self._table.state.collections
             await self._creation.undo([entry])
-            raise _as_refusal(entry, error) from error
+            refusal = deleted_meanwhile(entry.collection.id) if is_deleted else None
+            raise refusal or _as_refusal(entry, error) from error
         finally:
             del self._building[entry.collection.id]
             ended.set()

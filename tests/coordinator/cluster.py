@@ -126,6 +126,8 @@ class FakeWorker:
     ) -> worker_api.CreateShardResponse:
         await self._enter("create")
         self._check(request)
+        if (self.directory / f"{request.shard_id}.deleted").exists():
+            raise FailedPreconditionError("the shard was deleted: a shard's UUID is used once")
         file = self.directory / f"{request.shard_id}.shard"
         file.write_bytes(request.entry.SerializeToString())
         return worker_api.CreateShardResponse()
@@ -148,6 +150,8 @@ class FakeWorker:
     ) -> worker_api.DeleteShardResponse:
         await self._enter("delete")
         self._check(request)
+        # For ever: its creation may still be on the way.
+        (self.directory / f"{request.deletion.shard_id}.deleted").touch()
         (self.directory / f"{request.deletion.shard_id}.shard").unlink(missing_ok=True)
         return worker_api.DeleteShardResponse()
 
