@@ -99,6 +99,10 @@ def report(runs: Sequence[Run], plots: str) -> str:
 def _in_a_minute(runs: Sequence[Run], verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "## In a minute"
     yield ""
+    if not runs:
+        yield "Nothing has been measured yet: `make bench-peers`, `make bench-targets` and `make"
+        yield "bench-scaling` leave raw files, from which `make bench-report` writes this page."
+        yield ""
     yield summary(verdicts)
     yield ""
     for verdict in verdicts:

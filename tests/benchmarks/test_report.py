@@ -85,6 +85,7 @@ def test_a_report_of_nothing_says_that_nothing_was_measured(tmp_path: Path) -> N
     (tmp_path / "raw").mkdir()
     write(tmp_path / "raw", tmp_path / "RESULTS.md")
     text = (tmp_path / "RESULTS.md").read_text()
+    assert "Nothing has been measured yet" in text
     assert "0 of " in text
     assert "## Plots" not in text
 
