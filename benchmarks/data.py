@@ -126,12 +126,12 @@ def gaussian(count: int, dimension: int = 384) -> Dataset:
 
 
 def from_file(path: Path) -> Dataset:
-    """Vectors of a file, by L2: ``base``, ``queries``, and ``gt100``, each query's true nearest.
+    """Vectors of a file, by L2: ``base``, ``query``, and ``gt100``, each query's true nearest.
 
     Such are samples of SIFT and MNIST.
     """
     with np.load(path) as arrays:
-        base, queries = (arrays[name].astype(np.float32) for name in ("base", "queries"))
+        base, queries = (arrays[name].astype(np.float32) for name in ("base", "query"))
         truth = arrays["gt100"][:, :NEAREST].astype(np.int64)
     name = f"{path.stem.partition('_')[0]} {len(base):,} x {base.shape[1]}"
     return Dataset(name, base, queries, truth, "l2")

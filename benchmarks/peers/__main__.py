@@ -89,7 +89,7 @@ def _arguments() -> argparse.Namespace:
         "--data", type=listed, help=f"of {','.join(DATA)}; passages if there is no file either"
     )
     parser.add_argument(
-        "--file", type=Path, action="append", default=[], help=".npz: base, queries, gt100 by L2"
+        "--file", type=Path, action="append", default=[], help=".npz: base, query, gt100 by L2"
     )
     parser.add_argument(
         "--only", type=listed, default=[""], help="systems whose names hold one of these"

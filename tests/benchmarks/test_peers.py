@@ -75,7 +75,7 @@ def test_fewer_match_than_are_wanted() -> None:
 def test_a_file_brings_its_own_truth(tmp_path: Path) -> None:
     data = dataset(count=300)
     gt100 = np.tile(data.truth, 10)
-    np.savez(tmp_path / "sift5k_128_l2.npz", base=data.base, queries=data.queries, gt100=gt100)
+    np.savez(tmp_path / "sift5k_128_l2.npz", base=data.base, query=data.queries, gt100=gt100)
     read = from_file(tmp_path / "sift5k_128_l2.npz")
     assert read.name == "sift5k 300 x 16"
     assert read.metric == "l2"
