@@ -8,9 +8,9 @@ or dimension is) is counted in all shards first.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,10 @@ __all__ = ["Candidates", "Found", "check_sparse_key", "check_ungrouped"]
 _SATURATION: Final = 1.2
 _LENGTH_SHARE: Final = 0.75
 """BM25's k1 and b, as Lucene has them."""
+
+_Ask: TypeAlias = Callable[..., tuple[Any, Any]]
+"""Gives a method of a worker's stub and the request for it, into which what it is called with goes
+besides: what the requests to all workers have in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,19 +142,12 @@ class Candidates:
         elif route.dimension:
             check_dimension(route, vector.dimension, "knn.vector")
 
-        def ask(stub: Any, shards: Any) -> tuple[Any, Any]:
-            request = worker_service_pb2.SearchShardsRequest(
-                shards=[shard.reference for shard in shards],
-                queries=vector,
-                limit=knn.limit,
-                ids=wanted.ids(shards),
-                clock=self._clock.now(),
+        def search(stub: Any, **common: Any) -> tuple[Any, Any]:
+            return stub.SearchShards, worker_service_pb2.SearchShardsRequest(
+                queries=vector, **common
             )
-            wanted.filters.put_into(request)
-            return stub.SearchShards, request
 
-        answers = (await self._fan_out.read(route, wanted.shards, ask, context)).answers
-        return _merged(answers, knn.limit)
+        return await self._best(route, wanted, knn.limit, search, context)
 
     async def _stored_vector(
         self, route: CollectionRoute, record_id: str, context: CallContext
@@ -180,21 +177,12 @@ class Candidates:
             frequencies = await self._dimension_weights(route, knn.key, indices, context)
             weights = [w * f for w, f in zip(weights, frequencies, strict=True)]
 
-        def rank(stub: Any, shards: Any) -> tuple[Any, Any]:
-            request = worker_service_pb2.RankSparseRequest(
-                shards=[shard.reference for shard in shards],
-                key=knn.key,
-                indices=indices,
-                weights=weights,
-                limit=knn.limit,
-                ids=wanted.ids(shards),
-                clock=self._clock.now(),
+        def rank(stub: Any, **common: Any) -> tuple[Any, Any]:
+            return stub.RankSparse, worker_service_pb2.RankSparseRequest(
+                key=knn.key, indices=indices, weights=weights, **common
             )
-            wanted.filters.put_into(request)
-            return stub.RankSparse, request
 
-        answers = (await self._fan_out.read(route, wanted.shards, rank, context)).answers
-        return _merged(answers, knn.limit)
+        return await self._best(route, wanted, knn.limit, rank, context)
 
     async def _stored_sparse_vector(
         self, route: CollectionRoute, knn: ranking_pb2.KnnRank, context: CallContext
@@ -219,16 +207,12 @@ class Candidates:
     ) -> list[float]:
         """Give the inverse document frequency of each dimension."""
 
-        def measure(stub: Any, shards: Any) -> tuple[Any, Any]:
+        def measure(stub: Any, **common: Any) -> tuple[Any, Any]:
             return stub.MeasureSparse, worker_service_pb2.MeasureSparseRequest(
-                shards=[shard.reference for shard in shards],
-                key=key,
-                indices=indices,
-                clock=self._clock.now(),
+                key=key, indices=indices, **common
             )
 
-        # Over the whole collection, also where only some of its shards can hold a match.
-        measured = (await self._fan_out.read(route, route.shards, measure, context)).answers
+        measured = await self._measured(route, measure, context)
         vectors = sum(shard.vector_count for shard in measured)
         counts = (sum(of_all) for of_all in zip(*(s.frequencies for s in measured), strict=True))
         return [_inverse_frequency(vectors, count) for count in counts]
@@ -242,16 +226,12 @@ class Candidates:
     ) -> Found:
         language = text.language or route.language
 
-        def measure(stub: Any, shards: Any) -> tuple[Any, Any]:
+        def measure(stub: Any, **common: Any) -> tuple[Any, Any]:
             return stub.MeasureText, worker_service_pb2.MeasureTextRequest(
-                shards=[shard.reference for shard in shards],
-                query=text.query,
-                language=language,
-                clock=self._clock.now(),
+                query=text.query, language=language, **common
             )
 
-        # Over the whole collection, also where only some of its shards can hold a match.
-        measured = (await self._fan_out.read(route, route.shards, measure, context)).answers
+        measured = await self._measured(route, measure, context)
         documents = sum(shard.document_count for shard in measured)
         frequencies: dict[str, int] = {}
         for shard in measured:
@@ -264,9 +244,8 @@ class Candidates:
         }
         average = sum(shard.term_count for shard in measured) / documents
 
-        def rank(stub: Any, shards: Any) -> tuple[Any, Any]:
-            request = worker_service_pb2.RankTextRequest(
-                shards=[shard.reference for shard in shards],
+        def rank(stub: Any, **common: Any) -> tuple[Any, Any]:
+            return stub.RankText, worker_service_pb2.RankTextRequest(
                 query=text.query,
                 language=language,
                 terms=weights.keys(),
@@ -274,15 +253,39 @@ class Candidates:
                 average_length=average,
                 saturation=_SATURATION,
                 length_share=_LENGTH_SHARE,
-                limit=text.limit,
+                **common,
+            )
+
+        return await self._best(route, wanted, text.limit, rank, context)
+
+    async def _measured(
+        self, route: CollectionRoute, ask: _Ask, context: CallContext
+    ) -> Sequence[Any]:
+        """Count something in every shard, also where only some of them can hold a match."""
+
+        def measure(stub: Any, shards: Any) -> tuple[Any, Any]:
+            return ask(stub, shards=[shard.reference for shard in shards], clock=self._clock.now())
+
+        return (await self._fan_out.read(route, route.shards, measure, context)).answers
+
+    async def _best(
+        self, route: CollectionRoute, wanted: Wanted, limit: int, ask: _Ask, context: CallContext
+    ) -> Found:
+        """Let each shard concerned find its best, and merge them."""
+
+        def find(stub: Any, shards: Any) -> tuple[Any, Any]:
+            method, request = ask(
+                stub,
+                shards=[shard.reference for shard in shards],
+                limit=limit,
                 ids=wanted.ids(shards),
                 clock=self._clock.now(),
             )
             wanted.filters.put_into(request)
-            return stub.RankText, request
+            return method, request
 
-        answers = (await self._fan_out.read(route, wanted.shards, rank, context)).answers
-        return _merged(answers, text.limit)
+        answers = (await self._fan_out.read(route, wanted.shards, find, context)).answers
+        return _merged(answers, limit)
 
 
 def _unknown(route: CollectionRoute, record_id: str) -> NotFoundError:
