@@ -4,7 +4,7 @@
     python -m benchmarks.targets --quick             all with small data, some minutes: a rehearsal
     python -m benchmarks.targets --only shard-query,serve-one
     python -m benchmarks.targets --from-raw DIR      judge what was measured before
-    python -m benchmarks.targets --reuse             measure what is not in the raw files yet
+    python -m benchmarks.targets --reuse             measure what no raw file has yet
 
 Each benchmark runs in a process of its own, and leaves its raw figures in a file.
 """
@@ -270,7 +270,7 @@ class Step:
     quick: str
 
 
-_PEERS: Final = "--only shoal,chroma,usearch --what ingest,search"
+_PEERS: Final = "--only shoal,chroma,usearch --what ingest,search --recall 0.99"
 STEPS: Final = (
     Step(
         *("shard-search", "shard-search.json", "shard_search", ""),
@@ -312,6 +312,12 @@ STEPS: Final = (
     ),
 )
 """What targets need of each benchmark, which by itself may measure more."""
+
+
+def steps_for(targets: Sequence[Target], runs: Sequence[Run]) -> list[Step]:
+    """Give the steps that measure what no run has yet."""
+    needed = {verdict.target.benchmark for verdict in judged(targets, runs) if not verdict.cases}
+    return [step for step in STEPS if step.benchmark in needed]
 
 
 def measure(steps: Sequence[Step], directory: Path, peers: Path, *, quick: bool) -> None:
@@ -378,7 +384,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="IDs, with commas between")
     parser.add_argument("--quick", action="store_true", help="small data, raw files thrown away")
     parser.add_argument("--from-raw", type=Path, help="measure nothing; judge these raw files")
-    parser.add_argument("--reuse", action="store_true", help="keep raw files that are there")
+    parser.add_argument("--reuse", action="store_true", help="measure what no raw file has")
     parser.add_argument("--raw", type=Path, help="where raw files go; benchmarks/results")
     parser.add_argument("--peers", type=Path, default=PEERS, help="bin of the peers' environment")
     options = parser.parse_args()
@@ -392,12 +398,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as temporary:
         directory = options.raw or (Path(temporary) if options.quick else RESULTS)
-        needed = {target.benchmark for target in targets}
-        steps = [
-            step
-            for step in STEPS
-            if step.benchmark in needed and not (options.reuse and (directory / step.file).exists())
-        ]
+        runs = load_all(directory) if options.reuse else []
+        steps = steps_for(targets, runs)
         measure(steps, directory, options.peers, quick=options.quick)
         _print(judged(targets, load_all(directory)))
 

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.judging import DATASETS, Verdict, words_of_targets
 from benchmarks.record import load_all
-from benchmarks.targets import STEPS, TARGETS, judged, summary, table
+from benchmarks.targets import STEPS, TARGETS, judged, steps_for, summary, table
 from tests.benchmarks import canned
 
 
@@ -125,6 +125,13 @@ def test_the_command_judges_raw_files_and_counts(tmp_path: Path) -> None:
         "1 of 4 targets are met; 1 are only to be stated; 1 not met (serve-ingest); "
         "1 not measured (snapshot-tail)."
     )
+
+
+def test_only_what_no_raw_file_has_is_measured_again(tmp_path: Path) -> None:
+    assert steps_for(TARGETS, []) == list(STEPS)
+    canned.everything(tmp_path)
+    some = [t for t in TARGETS if t.name in {"serve-one", "million-start", "snapshot-tail"}]
+    assert [step.benchmark for step in steps_for(some, load_all(tmp_path))] == ["snapshots"]
 
 
 def test_an_unknown_target_is_refused() -> None:
