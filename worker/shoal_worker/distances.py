@@ -258,14 +258,25 @@ def bounded_of_parts(
         dots = (products[0] if len(products) == 1 else np.concatenate(products, axis=1)).astype(
             np.float64
         )
-    product = queries.norms[:, None] * vector_norms[None, :]
-    dot_error = gamma * product + 2.0 * dimension * _SMALLEST_NORMAL
-    if space is Space.IP:
-        return Bounded(1.0 - dots, dot_error + _SLACK * (1.0 + product))
+    underflow = 2.0 * dimension * _SMALLEST_NORMAL
     if space is Space.L2:
+        # |x||y| is at most half of the sum of their squares.
         squares = queries.norms[:, None] ** 2 + vector_norms[None, :] ** 2
-        return Bounded(squares - 2.0 * dots, 2.0 * dot_error + 4.0 * _SLACK * squares)
+        dots *= -2.0
+        dots += squares
+        squares *= gamma + 4.0 * _SLACK
+        squares += 2.0 * underflow
+        return Bounded(dots, squares)
+    product = queries.norms[:, None] * vector_norms[None, :]
+    if space is Space.IP:
+        dot_error = gamma * product + underflow
+        return Bounded(1.0 - dots, dot_error + _SLACK * (1.0 + product))
+    if len(vector_norms) and queries.norms.min() * vector_norms.min() * _SLACK > underflow:
+        # What underflows is less than the slack: one bound for all, and a third of the steps.
+        dots /= product
+        np.subtract(1.0, dots, out=dots)
+        return Bounded(dots, np.broadcast_to(np.float64(gamma + 5.0 * _SLACK), dots.shape))
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = np.where(product > 0.0, 1.0 - dots / product, 1.0)
-        error = np.where(product > 0.0, dot_error / product + 4.0 * _SLACK, 0.0)
+        error = np.where(product > 0.0, (gamma * product + underflow) / product + 4.0 * _SLACK, 0.0)
     return Bounded(distance, error)
