@@ -6,8 +6,8 @@ What USearch 2.26 does, and what is done about it here:
   changed; it is a view of a checkpoint, and building happens in a process of its own (`builder`).
 - `add` with several threads leaves vectors that no search can reach (unum-cloud/usearch#735):
   building uses one.
-- A flipped bit loads silently, or crashes the process at a search: a checkpoint carries a checksum,
-  verified before USearch sees a byte of it.
+- A flipped bit loads silently, or crashes the process at a search: a checkpoint is verified before
+  USearch sees a byte of it (`checkpoint_format`).
 - `load` silently takes the file's dimension and type: its metadata is compared with what is
   expected.
 - `load` and `view` reset nothing we rely on, but `restore` forgets the expansion: it is not used,
@@ -19,16 +19,11 @@ What USearch 2.26 does, and what is done about it here:
 - `threads=0` means all cores, `dtype=None` depends on the hardware: both are always given.
 - Its public `search` returns another type for one query than for two; the compiled one does not,
   and costs 10 µs less.
-
-A checkpoint is one file: a page with the header (`CheckpointHeader`), the graph as USearch
-serialises it, and from the next multiple of eight bytes on the keys of its vectors in the order of
-adding, which is the order of the file that holds them exactly (`vector_file`).
 """
 
 from __future__ import annotations
 
 import functools
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -37,20 +32,18 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
-from google.protobuf.message import DecodeError
 from usearch.compiled import Index as CompiledIndex
 from usearch.compiled import MetricKind, MetricSignature, ScalarKind
 from usearch.index import Index
 
 from shoal.internal.v1.storage_pb2 import CheckpointHeader
-from shoal_worker.distances import Space, norms
-from shoal_worker.header_page import (
-    HEADER_PAGE_BYTES,
-    DamagedHeaderError,
-    encoded_header,
-    header_page,
+from shoal_worker.checkpoint_format import (
+    CheckpointContent,
+    DamagedCheckpointError,
+    checkpoint_parts,
+    read_checkpoint,
 )
+from shoal_worker.distances import Space, norms
 from shoal_worker.stored import Stored, stored_vectors
 
 __all__ = [
@@ -60,20 +53,9 @@ __all__ = [
     "GraphWriter",
     "Quantization",
     "Walked",
-    "read_header",
 ]
 
-CHECKPOINT_FORMAT: Final = 2
-"""Version of a checkpoint. 1: the graph alone. 2: with the keys of its vectors, which lie in a file
-of their own, too. One of format 1 is built again."""
-
-_MAGIC: Final = b"SHOALGR\x01"
-
-_CHECKSUM_STEP: Final = 8 * 1024 * 1024
-"""Bytes hashed at a time: under a millisecond, after which other threads may run."""
-
 _MAX_KEY: Final = 2**64 - 2
-_KEY_BYTES: Final = 8
 
 _LARGEST_NORM: Final = 1e18
 """Norm up to which a squared distance between two vectors stays far from float32's limit
@@ -107,19 +89,6 @@ _SCALARS: Final = {
     Quantization.BF16: ScalarKind.BF16,
     Quantization.I8: ScalarKind.I8,
 }
-
-
-class DamagedCheckpointError(Exception):
-    """A checkpoint cannot be used: missing, damaged, or of something else. It is rebuilt.
-
-    Attributes:
-        reason: One word for the counter: ``missing``, ``damaged``, ``mismatch``, ``stale``,
-            ``newer``, ``format``.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +142,16 @@ class Fit:
         lengths[lengths == 0.0] = 1.0
         return (vectors / lengths[:, None]).astype(np.float32)
 
+    def header(self, shard_id: str, dimension: int) -> CheckpointHeader:
+        """Say of a shard's checkpoint what it is of."""
+        return CheckpointHeader(
+            shard_id=shard_id,
+            dimension=dimension,
+            quantization=self.quantization.value,
+            metric=self.metric.name,
+            max_neighbors=self.max_neighbors,
+        )
+
     def _index(self, dimension: int, ef_search: int) -> CompiledIndex:
         return CompiledIndex(
             ndim=dimension,
@@ -188,89 +167,17 @@ class Fit:
         )
 
 
-def read_header(content: memoryview) -> CheckpointHeader:
-    """Read and verify the header of a checkpoint.
-
-    Raises:
-        DamagedCheckpointError: If it is not one, or damaged, or newer.
-    """
-    try:
-        header = CheckpointHeader.FromString(encoded_header(_MAGIC, content))
-    except DamagedHeaderError as error:
-        raise DamagedCheckpointError("damaged", str(error)) from error
-    except DecodeError as error:
-        raise DamagedCheckpointError("damaged", "its header cannot be read") from error
-    if header.format != CHECKPOINT_FORMAT:
-        raise DamagedCheckpointError(
-            "format", f"it has format {header.format}, this release reads {CHECKPOINT_FORMAT}"
-        )
-    return header
-
-
-def _checksum(graph: memoryview) -> int:
-    digest = xxhash.xxh3_64()
-    for first in range(0, len(graph), _CHECKSUM_STEP):
-        digest.update(graph[first : first + _CHECKSUM_STEP])
-    return digest.intdigest()
-
-
-def _keys_offset(header: CheckpointHeader) -> int:
-    """Give where the keys begin in a file: behind the graph, aligned."""
-    return HEADER_PAGE_BYTES + -(-header.graph_bytes // _KEY_BYTES) * _KEY_BYTES
-
-
-def _mapped(path: Path) -> memoryview:
-    try:
-        with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except FileNotFoundError as error:
-        raise DamagedCheckpointError("missing", "it is not there") from error
-    except ValueError as error:
-        raise DamagedCheckpointError("damaged", "it is empty") from error
-
-
-class _Content(NamedTuple):
-    """A checkpoint, verified."""
-
-    header: CheckpointHeader
-    graph: memoryview
-    keys: npt.NDArray[np.uint64]
-
-
-def _verified(path: Path, fit: Fit, shard_id: str, dimension: int) -> _Content:
-    content = _mapped(path)
-    header = read_header(content)
-    keys_offset = _keys_offset(header)
-    expected_bytes = keys_offset + _KEY_BYTES * header.vector_count
-    if len(content) != expected_bytes:
-        raise DamagedCheckpointError(
-            "damaged", f"it has {len(content)} bytes instead of {expected_bytes}"
-        )
-    graph = content[HEADER_PAGE_BYTES : HEADER_PAGE_BYTES + header.graph_bytes]
-    expected = (shard_id, dimension, fit.quantization.value, fit.metric.name, fit.max_neighbors)
-    found = (
-        header.shard_id,
-        header.dimension,
-        header.quantization,
-        header.metric,
-        header.max_neighbors,
-    )
-    if found != expected:
-        raise DamagedCheckpointError("mismatch", f"it is of {found}, expected {expected}")
-    if _checksum(graph) != header.graph_checksum:
-        raise DamagedCheckpointError("damaged", "the checksum of its graph does not fit")
-    if _checksum(content[keys_offset:]) != header.keys_checksum:
-        raise DamagedCheckpointError("damaged", "the checksum of its keys does not fit")
-    described = Index.metadata(graph)
+def _verified(path: Path, fit: Fit, shard_id: str, dimension: int) -> CheckpointContent:
+    content = read_checkpoint(path, fit.header(shard_id, dimension))
+    described = Index.metadata(content.graph)
     if described is None or (
         described["dimensions"] != dimension
         or described["kind_scalar"] != _SCALARS[fit.quantization]
         or described["kind_metric"] != fit.metric
-        or described["count_present"] != header.vector_count
+        or described["count_present"] != content.header.vector_count
     ):
         raise DamagedCheckpointError("mismatch", f"USearch reads another graph: {described}")
-    keys = np.frombuffer(content, "<u8", header.vector_count, keys_offset)
-    return _Content(header, graph, keys)
+    return content
 
 
 _MATRIX_TYPES: Final[Mapping[Quantization, np.dtype[Any]]] = {
@@ -300,7 +207,7 @@ class Walked(NamedTuple):
 class Graph:
     """An immutable graph: a view of a checkpoint. The file may be unlinked while it is in use."""
 
-    def __init__(self, content: _Content, fit: Fit, ef: int) -> None:
+    def __init__(self, content: CheckpointContent, fit: Fit, ef: int) -> None:
         header = content.header
         # The view points into the mapping: it lives as long as the index.
         self._content = content.graph
@@ -432,20 +339,9 @@ class GraphWriter:
         graph = self._index.save_index_to_buffer()
         self._keys = [np.concatenate(self._keys)] if self._keys else []
         keys = self._keys[0].astype("<u8").tobytes() if self._keys else b""
-        header = CheckpointHeader(
-            format=CHECKPOINT_FORMAT,
-            shard_id=self._shard_id,
-            sequence=sequence,
-            dimension=self._dimension,
-            vector_count=len(self._index),
-            graph_bytes=len(graph),
-            graph_checksum=_checksum(memoryview(graph)),
-            quantization=self._fit.quantization.value,
-            metric=self._fit.metric.name,
-            max_neighbors=self._fit.max_neighbors,
-            last_key=max(last_key, self._last_key),
-            keys_checksum=_checksum(memoryview(keys)),
-            vector_file=vector_file,
-        )
-        padding = bytes(_keys_offset(header) - HEADER_PAGE_BYTES - len(graph))
-        return header_page(_MAGIC, header), graph, padding + keys
+        header = self._fit.header(self._shard_id, self._dimension)
+        header.sequence = sequence
+        header.last_key = max(last_key, self._last_key)
+        header.vector_count = len(self._index)
+        header.vector_file = vector_file
+        return checkpoint_parts(header, graph, keys)
