@@ -1,13 +1,10 @@
-"""Interleaved rounds: what is compared takes turns, so that the machine's moods hit all alike."""
+"""Equal recall, rounds and percentiles: what all measurements of searches need."""
 
 from __future__ import annotations
 
 import itertools
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 RECALL_TARGETS: Final = (0.95, 0.99)
@@ -38,52 +35,6 @@ def least_effort(recall_of: Callable[[int], float], target: float) -> tuple[int,
         else:
             low = middle + 1
     return EFFORTS[high], recalls[high]
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A rate over several rounds.
-
-    Attributes:
-        name: What was measured.
-        rates: Operations a second of each round.
-        recall: recall@10, if it is a search.
-        latencies_s: Of single calls, if they were timed one by one.
-    """
-
-    name: str
-    rates: Sequence[float]
-    recall: float | None = None
-    latencies_s: Sequence[float] = ()
-
-    @property
-    def median(self) -> float:
-        """The median rate."""
-        return statistics.median(self.rates)
-
-    def ratio_to(self, other: Figure) -> tuple[float, float, float]:
-        """Median, lowest and highest ratio of the rounds, pair by pair."""
-        ratios = [a / b for a, b in zip(self.rates, other.rates, strict=True)]
-        return statistics.median(ratios), min(ratios), max(ratios)
-
-
-def interleaved(variants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """Run each variant in turn, `rounds` times, after one turn that is not counted.
-
-    A variant gives the number of operations it did.
-
-    Returns:
-        Operations a second, by variant, one for each round.
-    """
-    rates: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 1):
-        for name, run in variants.items():
-            began = time.perf_counter()
-            operations = run()
-            elapsed_s = time.perf_counter() - began
-            if turn:
-                rates[name].append(operations / elapsed_s)
-    return rates
 
 
 ROUNDS_OF_TURNS: Final = 5

@@ -31,7 +31,8 @@ from benchmarks.record import (
     ratio,
     short,
 )
-from benchmarks.targets import TARGETS, judged, summary, table
+from benchmarks.target_list import TARGETS
+from benchmarks.targets import judged, summary, table
 
 _HERE: Final = Path(__file__).parent
 _NOTES: Final = {

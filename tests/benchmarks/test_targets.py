@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.judging import DATASETS, Verdict, words_of_targets
 from benchmarks.record import load_all
-from benchmarks.targets import STEPS, TARGETS, judged, steps_for, summary, table
+from benchmarks.target_list import TARGETS
+from benchmarks.targets import STEPS, judged, steps_for, summary, table
 from tests.benchmarks import canned
 
 
