@@ -80,7 +80,7 @@ def started(
         with (directory / "output").open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, env=variables)
             try:
-                _wait_until_ready(port)
+                _wait_until_ready(port, process, directory / "output")
                 yield Cluster(port, process.pid, directory)
             finally:
                 process.terminate()
@@ -94,15 +94,22 @@ def running(workers: int, directory: Path | None = None) -> Iterator[int]:
         yield cluster.port
 
 
-def _wait_until_ready(port: int) -> None:
+def _wait_until_ready(port: int, process: subprocess.Popen[bytes], output: Path) -> None:
+    """Wait until a heartbeat is answered.
+
+    Raises:
+        RuntimeError: It has ended, or takes too long; with the last that it said.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        with shoal.Client(port=port, timeout=5) as client:
+    with shoal.Client(port=port, timeout=5) as client:
+        while True:
             try:
                 client.heartbeat()
             except shoal.UnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+                if process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                said = " / ".join(output.read_text().splitlines()[-3:])
+                raise RuntimeError(f"the server did not start: {said}") from None
             else:
                 return

@@ -136,13 +136,9 @@ class Ratio:
 
 def short(value: float) -> str:
     """Give a value with three digits, or all that are before its point."""
-    return (
-        f"{value:.2f}"
-        if abs(value) < 10
-        else f"{value:.1f}"
-        if abs(value) < 100
-        else f"{value:,.0f}"
-    )
+    size = abs(value)
+    digits = 3 if 0 < size < 1 else 2 if size < 10 else 1 if size < 100 else 0
+    return f"{value:,.{digits}f}"
 
 
 def ratio(ours: Measurement, other: Measurement) -> Ratio:

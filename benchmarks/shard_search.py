@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import statistics
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from benchmarks.record import (
     Recorder,
     print_run,
 )
-from benchmarks.shard import LIMIT, ShardUnderTest, keys_of, raw_index, set_effort
+from benchmarks.shard import EF, LIMIT, ShardUnderTest, keys_of, raw_index, set_effort
 from shoal_worker.main import SWITCH_INTERVAL_S
 from shoal_worker.worker import Worker
 
@@ -109,7 +110,7 @@ async def searches(
 
     ones: dict[str, Way] = {RAW: raw_one, SHARD: shard_one, SERVICE: service_one}
     batches: dict[str, Way] = {RAW: raw_batch, SHARD: shard_batch, SERVICE: service_batch}
-    for target in RECALL_TARGETS:
+    for target in _recall_targets(dataset, index):
         efforts = {
             RAW: least_effort(lambda ef: _raw_recall(dataset, index, ef), target),
             SHARD: least_effort(lambda ef: _shard_recall(dataset, shard, ef), target),
@@ -138,6 +139,12 @@ def _record(
             (QUERY_CPU, "us", 1e6 * statistics.median(times.cpu)),
         ):
             recorder.add(dataset.name, name, what, unit, value, recall_target=target, batch=batch)
+
+
+def _recall_targets(dataset: data.Dataset, index: Index) -> list[float]:
+    """The usual ones, and what raw USearch has at the effort that users start from."""
+    usual = math.floor(1_000 * _raw_recall(dataset, index, EF)) / 1_000
+    return [*RECALL_TARGETS, *([usual] if usual > max(RECALL_TARGETS) else [])]
 
 
 def _set_ef(shard: ShardUnderTest, ef: int) -> None:
