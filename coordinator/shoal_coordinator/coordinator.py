@@ -76,6 +76,7 @@ class Coordinator:
         worker_stub: Gives the stub for a worker's address; None: by gRPC.
         tls: Of channels to workers, by gRPC.
         clock: Monotonic, seconds; for leases.
+        watch: The same, for noticing that this process stood still.
         now: Seconds since 1970.
         cores: Default of a collection's `num_threads`; None: those of this machine.
         crash_point: Called between the steps of a change; for tests.
@@ -98,6 +99,7 @@ class Coordinator:
         worker_stub: WorkerStub | None = None,
         tls: ChannelTls | None = None,
         clock: Callable[[], float] = time.monotonic,
+        watch: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         cores: int | None = None,
         heartbeat_s: float = HEARTBEAT_S,
@@ -113,6 +115,7 @@ class Coordinator:
         self._remote = _RemoteWorkers(tls)
         self._worker_stub = worker_stub or self._remote
         self._clock = clock
+        self._watch = watch
         self._now = now
         self._cores = cores or len(os.sched_getaffinity(0))
         self._heartbeat_s = heartbeat_s
@@ -139,6 +142,7 @@ class Coordinator:
             self.table,
             self._worker_stub,
             clock=self._clock,
+            watch=self._watch,
             expected_workers=self._expected_workers,
             recover=self._recover,
             joined=self._worker_joined,
@@ -333,10 +337,11 @@ class Coordinator:
         self._delivery.update(worker_id, stale_copies)
 
     async def _watch_leases(self) -> None:
+        pause_s = self._lease_s / _LEASE_CHECKS
         while True:
-            await asyncio.sleep(self._lease_s / _LEASE_CHECKS)
+            await asyncio.sleep(pause_s)
             try:
-                await self.membership.expire_leases()
+                await self.membership.expire_leases(pause_s)
             except ShoalError as error:
                 # The catalog said so in the log; the next round tries again.
                 _log.warning("leases_not_recorded", error=error.message)

@@ -72,7 +72,8 @@ class Membership:
     """Registers workers and keeps their leases.
 
     Args:
-        clock: Monotonic, seconds.
+        clock: Monotonic, seconds; by which leases expire.
+        watch: The same; by which this process notices that it stood still.
         recover: Take the cluster of the first worker if the catalog has none, and adopt
             collections that the catalog does not know.
         joined: Called when a worker has registered, with its ID and the shards whose copy of the
@@ -86,6 +87,7 @@ class Membership:
         worker_stub: WorkerStub,
         *,
         clock: Callable[[], float],
+        watch: Callable[[], float],
         expected_workers: int,
         recover: bool,
         joined: Callable[[str, Sequence[str]], None],
@@ -99,6 +101,8 @@ class Membership:
         self._expected_workers = expected_workers
         self._recover = recover
         self._joined = joined
+        self._watch = watch
+        self._due_at_s = watch()  # when leases are to be looked at next
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
         # Workers of the catalog count as live for one lease, so that a restart of the coordinator
@@ -201,8 +205,16 @@ class Membership:
             _log.info("worker_back", worker_id=worker_id)
             self._joined(worker_id, ())
 
-    async def expire_leases(self) -> None:
-        """Publish that workers which are not heard from any more are not live."""
+    async def expire_leases(self, next_s: float = 0.0) -> None:
+        """Publish that workers which are not heard from any more are not live.
+
+        Args:
+            next_s: The time until this is called again.
+        """
+        now_s, late_s = self._clock(), self._late_s()
+        for member in self._members.values():
+            member.heard_at_s = min(member.heard_at_s + late_s, now_s)
+        self._due_at_s = self._watch() + next_s
         silent = {
             worker_id: False
             for worker_id, member in self._members.items()
@@ -220,7 +232,15 @@ class Membership:
         return worker is not None and worker.live
 
     def _expired(self, member: _Member) -> bool:
-        return self._clock() - member.heard_at_s > self._lease_s
+        return self._clock() - member.heard_at_s > self._lease_s + self._late_s()
+
+    def _late_s(self) -> float:
+        """How long this process has stood still: suspended, or with no core to run on.
+
+        It could not have heard of anybody, so that a lease lasts so much longer. Else a program
+        that is stopped with Ctrl-Z would find its own store without a worker.
+        """
+        return max(0.0, self._watch() - self._due_at_s)
 
     def _check_cluster(self, state: CatalogState, worker_id: str, cluster_id: str) -> None:
         if not state.cluster_id:

@@ -189,6 +189,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.clock = FakeClock()
+        self.watch = FakeClock()
         self.workers: dict[str, FakeWorker] = {}
         self.coordinator: Coordinator
         self._running = False
@@ -204,6 +205,7 @@ class Cluster:
             self.directory / catalog,
             worker_stub=self.stub,
             clock=self.clock,
+            watch=self.watch,
             **{"expected_workers": 1, "cores": 2, **options},
         )
         await self.coordinator.start()

@@ -133,6 +133,20 @@ async def test_leases_expire_by_themselves(cluster: Cluster) -> None:
     await eventually(lambda: not cluster.coordinator.table.state.workers[worker.worker_id].live)
 
 
+async def test_a_coordinator_that_stood_still_takes_nobody_for_lost(two_workers: Cluster) -> None:
+    membership, state = two_workers.coordinator.membership, two_workers.coordinator.table.state
+    await membership.expire_leases(0.5)
+    two_workers.clock.now_s += 10
+    two_workers.watch.now_s += 10
+    assert (await two_workers.create("books")).shards
+    await membership.expire_leases(0.5)
+    assert all(worker.live for worker in state.workers.values())
+
+    two_workers.clock.now_s += 4.6
+    await membership.expire_leases(0.5)
+    assert not any(worker.live for worker in state.workers.values())
+
+
 async def test_an_unknown_heartbeat_must_register(cluster: Cluster) -> None:
     with pytest.raises(NotRegisteredError, match="not registered"):
         await cluster.make_worker("a").heartbeat(cluster.coordinator)
