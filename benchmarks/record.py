@@ -130,8 +130,13 @@ class Ratio:
 
     def __str__(self) -> str:
         if self.rounds == 1:
-            return f"{short(self.median)} (1 round)"
-        return f"{short(self.median)} ({short(self.low)}–{short(self.high)})"
+            return f"{_times(self.median)} (1 round)"
+        return f"{_times(self.median)} ({_times(self.low)}–{_times(self.high)})"
+
+
+def _times(value: float) -> str:
+    """Give a ratio; below ten, hundredths are enough."""
+    return f"{value:.2f}" if abs(value) < 10 else short(value)
 
 
 def short(value: float) -> str:

@@ -15,7 +15,7 @@ from usearch.index import Index
 from benchmarks.data import Vectors
 from shoal.internal.v1 import catalog_pb2
 from shoal.internal.v1 import worker_service_pb2 as pb
-from shoal.server.rpc import context_for
+from shoal.server.calls import context_for
 from shoal.v1 import value_pb2
 from shoal.v1.collection_pb2 import Quantization, Space
 from shoal.wire.metadata import metadata_to_message
