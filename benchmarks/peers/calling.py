@@ -31,7 +31,7 @@ class Callers:
         self._ready = threading.Barrier(count, action=self._begin)
 
     def run(self, seconds: float) -> dict[str, float]:
-        """Call for so long; gives calls a second, latencies, and CPU seconds a call.
+        """Call for so long, and once at least; gives calls a second, latencies, and CPU seconds a call.
 
         Raises:
             RuntimeError: A call failed.
@@ -76,7 +76,7 @@ class Callers:
         self._ready.wait()
         for number in itertools.count(caller, self._count):
             began = time.perf_counter()
-            if began >= self._end:
+            if began >= self._end and self._times[caller]:
                 return
             self._call(number)
             self._times[caller].append(time.perf_counter() - began)

@@ -85,7 +85,7 @@ def test_a_file_brings_its_own_truth(tmp_path: Path) -> None:
 def test_callers_call_at_once_and_share_the_queries() -> None:
     lock = threading.Lock()
     seen: list[int] = []
-    together = threading.Barrier(3, timeout=30)
+    together = threading.Barrier(3, timeout=240)
 
     def call(number: int) -> None:
         with lock:
