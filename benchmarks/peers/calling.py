@@ -31,7 +31,8 @@ class Callers:
         self._ready = threading.Barrier(count, action=self._begin)
 
     def run(self, seconds: float) -> dict[str, float]:
-        """Call for so long, and once at least; gives calls a second, latencies, and CPU seconds a call.
+        """Call for so long, each thread once at least; gives calls a second, latencies, and CPU
+        seconds a call.
 
         Raises:
             RuntimeError: A call failed.
