@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -121,6 +121,19 @@ class ServerAccess:
         if self.api_key:
             metadata.append(("authorization", f"Bearer {self.api_key}"))
         return await rpc.call(method, request, timeout_s=_TIMEOUT_S, metadata=metadata)
+
+    async def pages(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request
+    ) -> AsyncIterator[_Response]:
+        """Call a method that lists, page by page; the request is changed."""
+        # That both have page tokens is known to the methods, and to no type.
+        asked: Any = request
+        while True:
+            answer: Any = await self.call(method, request)
+            yield answer
+            if not answer.next_page_token:
+                return
+            asked.page_token = answer.next_page_token
 
 
 def _read(path: Path) -> bytes:

@@ -170,14 +170,8 @@ async def _list(access: ServerAccess, given: argparse.Namespace) -> int:
 
 
 async def _all(access: ServerAccess, stub: grpc_api.SnapshotServiceAsyncStub) -> list[api.Backup]:
-    found: list[api.Backup] = []
-    request = api.ListBackupsRequest()
-    while True:
-        answer = await access.call(stub.ListBackups, request)
-        found += answer.backups
-        if not answer.next_page_token:
-            return found
-        request.page_token = answer.next_page_token
+    pages = access.pages(stub.ListBackups, api.ListBackupsRequest())
+    return [backup async for page in pages for backup in page.backups]
 
 
 async def _restore(access: ServerAccess, given: argparse.Namespace) -> int:

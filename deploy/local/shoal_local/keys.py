@@ -100,16 +100,10 @@ async def _create(access: ServerAccess, given: argparse.Namespace) -> int:
 
 
 async def _list(access: ServerAccess, given: argparse.Namespace) -> int:
-    found: list[admin.ApiKey] = []
-    request = admin.ListApiKeysRequest()
     async with access.channel() as channel:
         stub = admin_grpc.AdminServiceStub(channel)
-        while True:
-            answer = await access.call(stub.ListApiKeys, request)
-            found += answer.api_keys
-            if not answer.next_page_token:
-                break
-            request.page_token = answer.next_page_token
+        pages = access.pages(stub.ListApiKeys, admin.ListApiKeysRequest())
+        found = [key async for page in pages for key in page.api_keys]
     if given.json:
         print(json.dumps([_document(key) for key in found], indent=2))
         return 0

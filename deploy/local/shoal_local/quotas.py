@@ -85,16 +85,10 @@ async def _set(server: access.ServerAccess, given: argparse.Namespace) -> int:
 
 
 async def _list(server: access.ServerAccess, given: argparse.Namespace) -> int:
-    found: list[admin.Quota] = []
-    request = admin.ListQuotasRequest()
     async with server.channel() as channel:
         stub = admin_grpc.AdminServiceStub(channel)
-        while True:
-            answer = await server.call(stub.ListQuotas, request)
-            found += answer.quotas
-            if not answer.next_page_token:
-                break
-            request.page_token = answer.next_page_token
+        pages = server.pages(stub.ListQuotas, admin.ListQuotasRequest())
+        found = [quota async for page in pages for quota in page.quotas]
     if given.json:
         print(json.dumps([json_format.MessageToDict(quota) for quota in found], indent=2))
         return 0

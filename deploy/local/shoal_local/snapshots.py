@@ -85,16 +85,11 @@ async def _create(access: ServerAccess, given: argparse.Namespace) -> int:
 
 
 async def _list(access: ServerAccess, given: argparse.Namespace) -> int:
-    found: list[api.Snapshot] = []
     request = api.ListSnapshotsRequest(tenant=given.tenant, database=given.database)
     async with access.channel() as channel:
         stub = grpc_api.SnapshotServiceStub(channel)
-        while True:
-            answer = await access.call(stub.ListSnapshots, request)
-            found += answer.snapshots
-            if not answer.next_page_token:
-                break
-            request.page_token = answer.next_page_token
+        pages = access.pages(stub.ListSnapshots, request)
+        found = [snapshot async for page in pages for snapshot in page.snapshots]
     if given.json:
         print(json.dumps([_document(snapshot) for snapshot in found], indent=2))
     else:
