@@ -77,20 +77,22 @@ def test_every_state_answers_as_if_it_was_looked_through(
     for seen in written(commits, seed):
         some = np.array(sorted(k + 7 for k in seen.alive if k % 3), np.uint32)
         for rows in (None, some):
-            found = seen.state.search(space, Queries.of(queries), limit, rows)
-            for query, candidates in zip(queries, found, strict=True):
+            together = seen.state.search(space, Queries.of(queries), limit, rows)
+            alone = seen.state.search(space, Queries.of(queries[:1]), limit, rows)
+            for query, candidates in zip((*queries, queries[0]), together + alone, strict=True):
                 answer = zip(candidates.distances.tolist(), candidates.rows.tolist(), strict=True)
                 assert list(answer) == nearest_of(seen, space, query, limit, rows)
                 assert (candidates.keys + 7 == candidates.rows).all()
 
 
-def test_large_blocks_and_small_ones_are_one_set() -> None:
+@pytest.mark.parametrize("space", list(Space))
+def test_large_blocks_and_small_ones_are_one_set(space: Space) -> None:
     seen = written([(200, []), (5000, [3, 77]), (4000, [0, 5000])], 3)[-1]
     assert len(seen.state.blocks) > 7
     query = np.full((1, DIMENSION), 0.3, np.float32)
-    (found,) = seen.state.search(Space.L2, Queries.of(query), 50)
+    (found,) = seen.state.search(space, Queries.of(query), 50)
     answer = list(zip(found.distances.tolist(), found.rows.tolist(), strict=True))
-    assert answer == nearest_of(seen, Space.L2, query[0], 50, None)
+    assert answer == nearest_of(seen, space, query[0], 50, None)
 
 
 def test_what_is_rolled_back_was_never_there() -> None:
@@ -108,3 +110,31 @@ def test_what_is_rolled_back_was_never_there() -> None:
     writer.roll_back()
     (found,) = writer.snapshot(1).search(Space.L2, query, 400)
     assert sorted(found.rows.tolist()) == list(range(8, 308))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e6, 1e17])
+def test_vectors_of_any_size_are_ranked_by_their_directions(scale: float) -> None:
+    vectors = np.random.default_rng(5).standard_normal((400, DIMENSION)).astype(np.float32)
+    vectors[::3] *= np.float32(scale)
+    vectors[7] = 0
+    keys = np.arange(1, 401).astype(np.uint64)
+    writer = FreshWriter()
+    writer.add(VectorBatch(keys, (keys + 7).astype(np.uint32), vectors), [])
+    seen = Seen(writer.snapshot(1), dict(zip(keys.tolist(), vectors, strict=True)))
+    for query in (vectors[0], vectors[1], vectors[7], vectors[2] * np.float32(scale)):
+        (found,) = seen.state.search(Space.COSINE, Queries.of(query[None]), 30)
+        answer = list(zip(found.distances.tolist(), found.rows.tolist(), strict=True))
+        assert answer == nearest_of(seen, Space.COSINE, query, 30, None)
+
+
+@pytest.mark.parametrize("space", list(Space))
+def test_what_is_nearer_in_a_later_block_comes_first(space: Space) -> None:
+    vectors = np.random.default_rng(6).standard_normal((9000, DIMENSION)).astype(np.float32)
+    keys = np.arange(1, 9001).astype(np.uint64)
+    writer = FreshWriter()
+    writer.add(VectorBatch(keys, (keys + 7).astype(np.uint32), vectors), [])
+    seen = Seen(writer.snapshot(1), dict(zip(keys.tolist(), vectors, strict=True)))
+    query = np.full(DIMENSION, 0.3, np.float32)
+    (found,) = seen.state.search(space, Queries.of(query[None]), 50)
+    answer = list(zip(found.distances.tolist(), found.rows.tolist(), strict=True))
+    assert answer == nearest_of(seen, space, query, 50, None)

@@ -29,7 +29,9 @@ __all__ = [
     "bounded_of_parts",
     "exact",
     "exact_of_each",
+    "is_tame",
     "norms",
+    "similarities",
 ]
 
 _UNIT_ROUNDOFF: Final = 2.0**-24
@@ -39,6 +41,9 @@ _SLACK: Final = 1e-12
 _SMALLEST_SCALE: Final = 1e-300
 """What a dot is divided by where a vector is zero: the dot is, too, and the distance 1. The product
 of any two other norms is far greater, for float32 ends at 1e-45."""
+
+_TAME_NORMS: Final = (1e-12, 1e12)
+"""Norms with which no float32 dot overflows, nor loses by underflow what its error allows for."""
 
 _HAS_VECDOT: Final = hasattr(np, "vecdot")
 
@@ -217,6 +222,37 @@ def _products(
         if whole < len(vectors):
             products[first : first + step, whole:] = part @ vectors[whole:].T
     return products
+
+
+def is_tame(vector_norms: npt.NDArray[np.float64]) -> bool:
+    """Say whether `similarities` may be asked of vectors of these norms; zero is one of them."""
+    least, most = _TAME_NORMS
+    return bool(((vector_norms == 0.0) | ((vector_norms > least) & (vector_norms < most))).all())
+
+
+def similarities(
+    queries: Queries,
+    parts: Sequence[npt.NDArray[np.float32]],
+    inverse_norms: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Give how similar by cosine one query is to vectors, and by how much each may be off.
+
+    The same as `bounded` says, in a few operations instead of some twenty: under cosine the error
+    is the same for all, but for what underflows.
+
+    Args:
+        queries: One, of a tame norm that is not zero.
+        parts: The vectors, shapes ``(n_i, d)``, of tame norms.
+        inverse_norms: Of all of them; of zero vectors 0.
+    """
+    dimension = parts[0].shape[1]
+    products = [_products(queries.single, part)[0] for part in parts]
+    similar = (products[0] if len(products) == 1 else np.concatenate(products)) * inverse_norms
+    scale = 1.0 / float(queries.norms[0])
+    similar *= scale
+    gamma = dimension * _UNIT_ROUNDOFF / (1.0 - dimension * _UNIT_ROUNDOFF)
+    lost = 2.0 * dimension * _SMALLEST_NORMAL / _TAME_NORMS[0] * scale
+    return similar, gamma + lost + 4.0 * _SLACK
 
 
 def bounded(

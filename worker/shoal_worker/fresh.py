@@ -16,7 +16,15 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from shoal_worker.distances import Queries, Space, bounded_of_parts, exact, norms
+from shoal_worker.distances import (
+    Queries,
+    Space,
+    bounded_of_parts,
+    exact,
+    is_tame,
+    norms,
+    similarities,
+)
 from shoal_worker.graph_vectors import Deaths
 from shoal_worker.nearest import Candidates, Nearest
 from shoal_worker.store import VectorBatch
@@ -37,6 +45,9 @@ _NEVER: Final = 2**64 - 2  # a sequence beyond every death
 FRESH_OVERHEAD_BYTES: Final = 200
 """What a fresh vector takes beside its numbers: norm, key, row, death, and its place in the
 table."""
+
+_LEAST_SIMILAR: Final = -2.0
+"""Less than any cosine, and more than what stands for a vector that does not count."""
 
 _SCAN_CELLS: Final = 1024 * 1024
 """Query-vector pairs whose distances are held at once: 32 MB with their bounds."""
@@ -67,7 +78,7 @@ class _Span:
     there are seven before the first large one: 600 vectors took 0.29 ms block by block.
     """
 
-    __slots__ = ("_blocks", "alive", "keys", "norms", "rows", "starts", "vectors")
+    __slots__ = ("alive", "inverse_norms", "keys", "norms", "rows", "starts", "vectors")
 
     def __init__(self, blocks: Sequence[tuple[_Block, int]], sequence: int) -> None:
         self.vectors = [block.vectors[:count] for block, count in blocks]
@@ -76,6 +87,11 @@ class _Span:
         self.rows = _joined([block.rows[:count] for block, count in blocks])
         # What dies later, dies at a later sequence: this stays as it is.
         self.alive = _joined([block.dead_at[:count] for block, count in blocks]) > sequence
+        # For `similarities`; None if they are not to be asked.
+        self.inverse_norms: npt.NDArray[np.float64] | None = None
+        if is_tame(self.norms):
+            self.inverse_norms = np.zeros(len(self.norms))
+            np.divide(1.0, self.norms, out=self.inverse_norms, where=self.norms > 0.0)
         self.starts = np.cumsum([0, *(count for _, count in blocks)])
 
     def vectors_at(self, places: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
@@ -92,6 +108,41 @@ class _Span:
                 if ends[i] < ends[i + 1]
             ]
         )
+
+
+def _survivors(
+    space: Space,
+    queries: Queries,
+    span: _Span,
+    alive: npt.NDArray[np.bool_],
+    nearest: Sequence[Nearest],
+) -> list[npt.NDArray[np.intp]]:
+    """Choose for each query the vectors that may be among its nearest."""
+    is_one = space is Space.COSINE and len(nearest) == 1
+    if is_one and span.inverse_norms is not None and queries.norms[0] and is_tame(queries.norms):
+        return [_similar(queries, span, span.inverse_norms, alive, nearest[0])]
+    distance, error = bounded_of_parts(space, queries, span.vectors, span.norms)
+    lower, upper = distance - error, distance + error
+    return [n.survivors(lower[i], upper[i], alive) for i, n in enumerate(nearest)]
+
+
+def _similar(
+    queries: Queries,
+    span: _Span,
+    inverse_norms: npt.NDArray[np.float64],
+    alive: npt.NDArray[np.bool_],
+    nearest: Nearest,
+) -> npt.NDArray[np.intp]:
+    """Choose as `Nearest.survivors` does, for one query under cosine."""
+    similar, error = similarities(queries, span.vectors, inverse_norms)
+    np.copyto(similar, -np.inf, where=~alive)
+    # Surely as near: what was found before, and as many of these as are wanted.
+    least = 1.0 - nearest.bound - error
+    if len(similar) > nearest.limit:
+        kth = len(similar) - nearest.limit
+        least = max(least, float(np.partition(similar, kth)[kth]) - 2.0 * error)
+    chosen: npt.NDArray[np.intp] = np.flatnonzero(similar >= max(least, _LEAST_SIMILAR))
+    return chosen
 
 
 def _joined(parts: Sequence[npt.NDArray[_N]]) -> npt.NDArray[_N]:
@@ -166,9 +217,8 @@ class FreshSet:
         alive: npt.NDArray[np.bool_],
         nearest: list[Nearest],
     ) -> None:
-        distance, error = bounded_of_parts(space, queries, span.vectors, span.norms)
-        for i, collected in enumerate(nearest):
-            chosen = collected.survivors(distance[i] - error[i], distance[i] + error[i], alive)
+        chosen_of_each = _survivors(space, queries, span, alive, nearest)
+        for i, (chosen, collected) in enumerate(zip(chosen_of_each, nearest, strict=True)):
             if chosen.size:
                 collected.add(
                     exact(space, queries.double[i], span.vectors_at(chosen)),

@@ -128,6 +128,11 @@ class Nearest:
         self._found = self._found.merged(ranked(distances, rows, keys, self._limit), self._limit)
 
     @property
+    def limit(self) -> int:
+        """How many are wanted."""
+        return self._limit
+
+    @property
     def bound(self) -> float:
         """What is farther is not among the nearest; ties at it are."""
         if len(self._found.rows) < self._limit:
