@@ -27,7 +27,7 @@ Vectors = npt.NDArray[np.float32]
 @pytest.fixture(autouse=True)
 def graphs_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scanning so few vectors is cheaper, and knows nothing of these settings."""
-    monkeypatch.setattr(Finder, "_prefers_scan", lambda *_: False)
+    monkeypatch.setattr(Finder, "_walk_us", lambda *_: 0.0)
 
 
 @pytest.fixture(scope="module")
