@@ -10,6 +10,8 @@ than one of 20. Until then readers examine them directly.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -42,6 +44,10 @@ indexing held still, as the median of seven on a busy machine: 0.97 with 5, 0.86
 
 HURRY_RATIO: Final = 0.25
 """Of the bound of the backlog, from where on there is no rest."""
+
+NICENESS: Final = 5
+"""The thread gives way to searches, as the builder does: of three that want two cores, the kernel
+let searches wait for it by whole ticks of 4 ms. Commits do not: somebody waits for those."""
 
 _WRITE_TIMEOUT_S: Final = 600.0
 _RETRY_S: Final = 5.0
@@ -115,6 +121,9 @@ class Indexing:
             self._thread.join()
 
     def _run(self) -> None:
+        if sys.platform == "linux":
+            # Of this thread alone; elsewhere it would be the process's.
+            os.nice(NICENESS)
         while (shard := self._next()) is not None:
             began, sequence = time.monotonic(), shard.newest.meta.sequence
             try:
