@@ -93,7 +93,7 @@ class Driver:
 
     def ingest(self) -> dict[str, Any]:
         """The same into another collection, which is dropped again."""
-        times = self._write_all(f"ingest-{next(self._serial)}")
+        times = self._write_all(f"ingest_{next(self._serial)}")
         self._store.drop()
         self._store.use(COLLECTION)
         return times

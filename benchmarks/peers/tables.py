@@ -125,15 +125,20 @@ class _Tables:
             f"{recall.median:.3f} ({recall.parameters['effort']})",
         )
 
-    def _table(self, head: Sequence[str], cells: Callable[[str], Sequence[str]]) -> list[str]:
+    def _table(
+        self, title: str, head: Sequence[str], cells: Callable[[str], Sequence[str]]
+    ) -> list[str]:
+        """A table under its title, or nothing where nothing was measured."""
         rows = [[system, *cells(system)] for system in self._systems]
         kept = [_row(*row) for row in rows if set(row[1:]) != {"–"}]
-        return [_row("system", *head), _row(*["---"] * (len(head) + 1)), *kept] if kept else []
+        if not kept:
+            return []
+        return [f"\n{title}\n", _row("system", *head), _row(*["---"] * (len(head) + 1)), *kept]
 
     def writing(self) -> Iterable[str]:
         """Ingest, and what it leaves behind."""
-        yield ""
         yield from self._table(
+            "ingest",
             ("acknowledged, records/s", "Shoal's by this", "indexed, records/s", "Shoal's by this"),
             lambda system: (
                 self._value(INGEST_ACKNOWLEDGED, system),
@@ -142,8 +147,8 @@ class _Tables:
                 self._beside(INGEST_INDEXED, system),
             ),
         )
-        yield ""
         yield from self._table(
+            "memory, disk and start of loaded stores",
             (
                 *("memory, MiB", "of it no file's", "bytes a vector"),
                 *("disk, bytes a vector", "start, s", "Shoal's by this"),
@@ -175,8 +180,8 @@ class _Tables:
             return [self._filtered(system, share) for share in shares]
 
         if shares:
-            yield "\nfilters: recall@10, short answers, p50 beside the same without a filter\n"
-            yield from self._table([f"{share:g} % match" for share in shares], cells)
+            title = "filters: recall@10, short answers, p50 beside the same without a filter"
+            yield from self._table(title, [f"{share:g} % match" for share in shares], cells)
 
     def _filtered(self, system: str, share: float) -> str:
         recall = self._find(RECALL, system, matches_percent=share)
@@ -202,8 +207,8 @@ class _Tables:
                 self._value(WRITE_RATE, system),
             ]
 
-        yield "\nsearches beside writes, one caller\n"
         yield from self._table(
+            "searches beside writes, one caller",
             (
                 *("p50 / p99 ms at rest", "p50 / p99 ms beside writes", "p50 slower by"),
                 *("p99 slower by", "written, records/s"),
