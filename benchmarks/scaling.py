@@ -14,6 +14,8 @@ from pathlib import Path
 
 from benchmarks import data, scale_collections, scale_shards, scale_sizes
 from benchmarks.record import Recorder, print_run
+from benchmarks.shard import WRITE_BATCH
+from shoal_worker.building import MINIMUM_GRAPH_VECTORS
 
 
 def _numbers(text: str) -> list[int]:
@@ -38,6 +40,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="keep the raw figures here, as JSON")
     options = parser.parse_args()
+    unfit = [size for size in options.sizes if size % WRITE_BATCH or size < MINIMUM_GRAPH_VECTORS]
+    if unfit:
+        few = MINIMUM_GRAPH_VECTORS
+        parser.error(f"sizes are multiples of {WRITE_BATCH}, {few} and more: not {unfit}")
     recorder = Recorder("scaling")
     lines = options.lines.split(",")
     if "collections" in lines:

@@ -25,9 +25,14 @@ class Stream:
     Args:
         count: Vectors in all, a multiple of `WRITE_BATCH`.
         dimension: Numbers in each.
+
+    Raises:
+        ValueError: The count is no such multiple.
     """
 
     def __init__(self, count: int, dimension: int, intrinsic: int = 32) -> None:
+        if count % WRITE_BATCH:
+            raise ValueError(f"{count} vectors are not batches of {WRITE_BATCH}")
         rng = np.random.default_rng(20)
         self.count = count
         self.name = f"mixture {count:,} x {dimension}"
