@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 RESULTS: Final = Path(__file__).parent / "results"
+
+_PATH: Final = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+([\w.@+-]+)")
 
 FORMAT: Final = 1
 """Rises when a file means something else than before; another is refused."""
@@ -267,8 +270,8 @@ class Recorder:
         return add
 
     def skip(self, what: str, why: str) -> None:
-        """Say what is not measured, and why."""
-        self._skipped[what] = why
+        """Say what is not measured, and why; without the paths of a machine."""
+        self._skipped[what] = _PATH.sub(r"\1", why)
 
     def version(self, system: str, number: str) -> None:
         """Say which version of something was measured."""

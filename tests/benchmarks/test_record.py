@@ -30,6 +30,12 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert run.skipped == {"seekdb": "does not install"}
 
 
+def test_what_is_skipped_names_no_path_of_a_machine() -> None:
+    recorder = Recorder("peers")
+    recorder.skip("a", "cannot open '/home/me/store/index.bin' behind http://localhost/api/v2")
+    assert recorder.run().skipped == {"a": "cannot open 'index.bin' behind http://localhost/api/v2"}
+
+
 def test_a_measurement_is_found_by_its_parameters() -> None:
     run = recorded().run()
     [found] = run.find("query rate", system="shoal", callers=8)
