@@ -20,7 +20,11 @@ _LIMIT: Final = 10
 _LOAD_BATCH: Final = 1_000
 _RECALL_BATCH: Final = 64
 _BUILD_TIMEOUT_S: Final = 1_200.0
-_SETTLED_POLLS: Final = 30
+_POLL_S: Final = 0.1
+_SETTLED_S: Final = 3.0
+_IDLE_S: Final = 30.0
+"""How long nothing must change where more than a few records stay outside: what is left when nobody
+writes any more is taken in only after a time, and one build of a large graph takes as long."""
 
 
 def load(client: shoal.Client, name: str, dataset: Dataset, shards: int) -> shoal.Collection:
@@ -48,21 +52,23 @@ def wait_until_built(collection: shoal.Collection) -> int:
     """Wait until the graphs take in no more, and give the records that stay outside.
 
     Some may stay: a graph takes in what is worth a build, and a small shard needs none. So it is
-    over when the rest is small and has not changed for a while.
+    over when the rest has not changed for a while.
 
     Raises:
         TimeoutError: It takes too long.
     """
     deadline = time.monotonic() + _BUILD_TIMEOUT_S
-    few = collection.count() // 5
-    fresh, same = fresh_counts(collection), 0
-    while any(fresh) and same < _SETTLED_POLLS:
+    fresh, since = fresh_counts(collection), time.monotonic()
+    while any(fresh):
+        is_small = max(fresh) <= MINIMUM_GRAPH_VECTORS
+        if time.monotonic() - since > (_SETTLED_S if is_small else _IDLE_S):
+            break
         if time.monotonic() > deadline:
             raise TimeoutError(f"{sum(fresh):,} records are still not in a graph")
-        time.sleep(0.1)
+        time.sleep(_POLL_S)
         before, fresh = fresh, fresh_counts(collection)
-        is_small = sum(fresh) < few or max(fresh) <= MINIMUM_GRAPH_VECTORS
-        same = same + 1 if fresh == before and is_small else 0
+        if fresh != before:
+            since = time.monotonic()
     return sum(fresh)
 
 

@@ -222,7 +222,7 @@ TARGETS: Final = (
     Target(
         "many-open",
         "scaling",
-        Pick(f"{scale_collections.OPENING}, p50", scale_collections.SHOAL),
+        Pick(f"{scale_collections.OPENING}, p50", scale_collections.SHOAL, {"collections": 2_000}),
         at_most=10,
     ),
     _million("million-memory", MEMORY, {"kind": "Pss"}),

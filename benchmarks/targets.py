@@ -79,7 +79,7 @@ STEPS: Final = (
     ),
     Step(
         *("scaling", "scaling-targets.json", "scaling"),
-        "--lines collections,sizes --sizes 100000,1000000 --collections 1,2000 --rounds 2",
+        "--lines collections,sizes --sizes 10000,100000,1000000 --collections 1,10,2000 --rounds 2",
         "--lines collections,sizes --sizes 3000,6000 --collections 10,50 --rounds 1",
     ),
     Step(
