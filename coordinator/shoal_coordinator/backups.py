@@ -33,7 +33,6 @@ from shoal.v1.snapshot_service_pb2 import (
     SNAPSHOT_STATUS_READY,
     SNAPSHOT_STATUS_TERMINATING,
     Backup,
-    SnapshotStatus,
 )
 from shoal_coordinator import manifests, metrics
 from shoal_coordinator.changes import Changes
@@ -123,7 +122,7 @@ class Backups:
                 raise FailedPreconditionError(
                     f"backup {name!r} is being restored: delete it afterwards"
                 )
-            ended = _with_status(manifest, SNAPSHOT_STATUS_TERMINATING)
+            ended = manifests.with_status(manifest, SNAPSHOT_STATUS_TERMINATING)
             return Change(backups=(ended,)), manifest.description.id
 
         backup_id, _ = await self._changes.make(decide)
@@ -228,16 +227,13 @@ class Backups:
 
     async def _fail(self, backup_id: str, error: Exception) -> None:
         metrics.SNAPSHOT_FAILURES.labels("backup").inc()
-        reason = error.message if isinstance(error, ShoalError) else f"{type(error).__name__}"
         _log.warning("backup_failed", backup_id=backup_id, error=str(error))
 
         def decide(state: CatalogState) -> tuple[Change | None, None]:
             known = state.backups.get(backup_id)
             if known is None or known.description.status != SNAPSHOT_STATUS_INITIALIZING:
                 return None, None
-            failed = _with_status(known, SNAPSHOT_STATUS_FAILED)
-            failed.description.failure = reason
-            return Change(backups=(failed,)), None
+            return Change(backups=(manifests.failed(known, error),)), None
 
         with contextlib.suppress(ShoalError):  # then the next start records it
             await self._changes.make(decide)
@@ -278,13 +274,11 @@ class Backups:
 
 def interrupted(state: CatalogState) -> tuple[BackupManifest, ...]:
     """How the backups that the last run of the coordinator was busy with are recorded now."""
-    changed: list[BackupManifest] = []
-    for manifest in state.backups.values():
-        if manifest.description.status == SNAPSHOT_STATUS_INITIALIZING:
-            failed = _with_status(manifest, SNAPSHOT_STATUS_FAILED)
-            failed.description.failure = "the coordinator was restarted while it was being taken"
-            changed.append(failed)
-    return tuple(changed)
+    return tuple(
+        manifests.failed(manifest, manifests.INTERRUPTED)
+        for manifest in state.backups.values()
+        if manifest.description.status == SNAPSHOT_STATUS_INITIALIZING
+    )
 
 
 def _named(state: CatalogState, name: str) -> BackupManifest:
@@ -328,10 +322,3 @@ def _ready(manifest: BackupManifest, taken: Taken) -> BackupManifest:
     description.size_bytes = manifests.size_of(manifests.shards_of_backup(ready))
     description.status = SNAPSHOT_STATUS_READY
     return ready
-
-
-def _with_status(manifest: BackupManifest, status: SnapshotStatus.ValueType) -> BackupManifest:
-    changed = BackupManifest()
-    changed.CopyFrom(manifest)
-    changed.description.status = status
-    return changed

@@ -14,8 +14,9 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from shoal.errors import DataLossError, FailedPreconditionError
+from shoal.errors import DataLossError, FailedPreconditionError, ShoalError
 from shoal.internal.v1.snapshot_pb2 import BackupManifest, SnapshotManifest, StoredShard
+from shoal.v1.snapshot_service_pb2 import SNAPSHOT_STATUS_FAILED, SnapshotStatus
 
 FORMAT: Final = 1
 """Version of the frame and of both messages; a higher one was written by a newer Shoal."""
@@ -23,6 +24,9 @@ FORMAT: Final = 1
 _SNAPSHOT_MAGIC: Final = b"SHOALSNP"
 _BACKUP_MAGIC: Final = b"SHOALBCK"
 _DIGEST_BYTES: Final = 32
+
+INTERRUPTED: Final = "the coordinator was restarted while it was being taken"
+"""Why what the last run of the coordinator was busy with has failed."""
 
 _Manifest = TypeVar("_Manifest", SnapshotManifest, BackupManifest)
 
@@ -51,6 +55,24 @@ def snapshot_key(manifest: SnapshotManifest) -> str:
 def backup_key(cluster_id: str, name: str) -> str:
     """Where a backup's manifest lies."""
     return backups_prefix(cluster_id) + name
+
+
+def with_status(manifest: _Manifest, status: SnapshotStatus.ValueType) -> _Manifest:
+    """Give a manifest like this one, with another status."""
+    changed = type(manifest)()
+    changed.CopyFrom(manifest)
+    changed.description.status = status
+    return changed
+
+
+def failed(manifest: _Manifest, why: Exception | str) -> _Manifest:
+    """Give a manifest like this one that says that, and why, nothing became of it."""
+    changed = with_status(manifest, SNAPSHOT_STATUS_FAILED)
+    if isinstance(why, ShoalError):
+        changed.description.failure = why.message
+    else:
+        changed.description.failure = why if isinstance(why, str) else type(why).__name__
+    return changed
 
 
 def encode_snapshot(manifest: SnapshotManifest) -> bytes:

@@ -33,7 +33,6 @@ from shoal.v1.snapshot_service_pb2 import (
     SNAPSHOT_STATUS_READY,
     SNAPSHOT_STATUS_TERMINATING,
     Snapshot,
-    SnapshotStatus,
 )
 from shoal_coordinator import manifests, metrics
 from shoal_coordinator.changes import Changes
@@ -289,10 +288,9 @@ class Snapshots:
 
     async def _fail(self, manifest: SnapshotManifest, error: Exception) -> None:
         metrics.SNAPSHOT_FAILURES.labels("snapshot").inc()
-        reason = error.message if isinstance(error, ShoalError) else f"{type(error).__name__}"
         _log.warning("snapshot_failed", snapshot_id=manifest.description.id, error=str(error))
         with contextlib.suppress(ShoalError):  # then the next start records it
-            await self._changes.make(lambda state: _failed(state, manifest, reason))
+            await self._changes.make(lambda state: _failed(state, manifest, error))
         self._begin_clearing(manifest)
 
     def _begin_clearing(self, manifest: SnapshotManifest) -> None:
@@ -333,7 +331,7 @@ class Snapshots:
 
 def terminated(found: Collection[SnapshotManifest]) -> tuple[SnapshotManifest, ...]:
     """Snapshots as they are recorded when they are to be deleted."""
-    return tuple(_with_status(manifest, SNAPSHOT_STATUS_TERMINATING) for manifest in found)
+    return tuple(manifests.with_status(manifest, SNAPSHOT_STATUS_TERMINATING) for manifest in found)
 
 
 def interrupted(state: CatalogState) -> tuple[SnapshotManifest, ...]:
@@ -343,8 +341,7 @@ def interrupted(state: CatalogState) -> tuple[SnapshotManifest, ...]:
         if manifest.temporary:
             changed += terminated([manifest])
         elif manifest.description.status == SNAPSHOT_STATUS_INITIALIZING:
-            failed = _with_status(manifest, SNAPSHOT_STATUS_FAILED)
-            failed.description.failure = "the coordinator was restarted while it was being taken"
+            failed = manifests.failed(manifest, manifests.INTERRUPTED)
             changed.append(failed)
     return tuple(changed)
 
@@ -373,14 +370,12 @@ def _put(state: CatalogState, manifest: SnapshotManifest) -> tuple[Change, None]
 
 
 def _failed(
-    state: CatalogState, manifest: SnapshotManifest, reason: str
+    state: CatalogState, manifest: SnapshotManifest, error: Exception
 ) -> tuple[Change | None, None]:
     known = state.snapshots.get(manifest.description.id)
     if known is None or known.description.status != SNAPSHOT_STATUS_INITIALIZING:
         return None, None
-    failed = _with_status(known, SNAPSHOT_STATUS_FAILED)
-    failed.description.failure = reason
-    return Change(snapshots=(failed,)), None
+    return Change(snapshots=(manifests.failed(known, error),)), None
 
 
 def _at(manifest: SnapshotManifest, entry: CollectionEntry, count: int) -> SnapshotManifest:
@@ -401,10 +396,3 @@ def _ready(manifest: SnapshotManifest, taken: Taken) -> SnapshotManifest:
     ready.description.size_bytes = manifests.size_of(shards)
     ready.description.status = SNAPSHOT_STATUS_READY
     return ready
-
-
-def _with_status(manifest: SnapshotManifest, status: SnapshotStatus.ValueType) -> SnapshotManifest:
-    changed = SnapshotManifest()
-    changed.CopyFrom(manifest)
-    changed.description.status = status
-    return changed
