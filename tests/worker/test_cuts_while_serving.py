@@ -221,7 +221,7 @@ async def test_a_shard_that_is_copied_is_not_compacted_and_not_closed(
 async def test_more_writes_wait_while_a_shard_is_held(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shoal_worker.shard.MAX_QUEUED_WRITES", 5)
+    monkeypatch.setattr("shoal_worker.write_queue.MAX_QUEUED_WRITES", 5)
     shard = await filled(worker, 1)
     cut_id, _ = await hold([shard])
     writes = [asyncio.ensure_future(shard.add([f"w{i}"], vectors(1))) for i in range(50)]

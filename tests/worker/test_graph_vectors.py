@@ -422,7 +422,7 @@ async def test_a_graph_whose_adoption_was_given_up_is_not_published(
         blocked.set()
         go_on.wait(240)
 
-    shard.run_exclusively(block)
+    shard.queue.run_exclusively(block)
     await asyncio.to_thread(blocked.wait, 30)
     adopting = shard.adopt_graph(graph.sequence)
     assert adopting.cancel()

@@ -243,7 +243,7 @@ class Building:
     def consider(self, shard: Shard) -> None:
         """Have a shard's graph built if it needs it. Called after each change; costs next to
         nothing."""
-        if shard.is_closing:
+        if shard.queue.is_closed:
             return
         state = shard.newest
         is_due = _need_of(shard, state) is not Need.NOTHING

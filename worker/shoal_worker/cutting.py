@@ -230,7 +230,7 @@ class Cutting:
         timer.start()
         for part in attempt.parts.values():
             try:
-                part.shard.hold(part.hold)
+                part.shard.queue.hold(part.hold)
             except EnvironmentClosedError as error:
                 raise lost_hold(part.shard.shard_id, "it was closed") from error
 
@@ -247,7 +247,7 @@ class Cutting:
         if attempt.timer is not None:
             attempt.timer.cancel()
         for part in attempt.parts.values():
-            part.shard.let_go(part.hold, why)
+            part.shard.queue.let_go(part.hold, why)
 
     # Cutting.
 

@@ -157,7 +157,7 @@ class HeldShards:
             lambda: sum(s.newest.meta.record_count for s in self.open)
         )
         metrics.FRESH_VECTORS.set_function(lambda: sum(s.newest.outside_count for s in self.open))
-        metrics.QUEUED_WRITES.set_function(lambda: sum(s.queued_count for s in self.open))
+        metrics.QUEUED_WRITES.set_function(lambda: sum(len(s.queue) for s in self.open))
         metrics.UNINDEXED_CHANGES.set_function(lambda: sum(s.indexes.backlog for s in self.open))
         metrics.FULLEST_BACKLOG.set_function(
             lambda: max((s.backlog_ratio for s in self.open), default=0.0)
@@ -245,7 +245,7 @@ class HeldShards:
                 raise StaleRouteError(f"shard {holding.shard_id} was deleted")
             shard = holding.shard
             if shard is not None and shard.failed:
-                shard.stop()
+                shard.queue.stop()
                 self._leave(shard)
                 shard.close()
                 shard = holding.shard = None
@@ -254,7 +254,7 @@ class HeldShards:
                 if not path.is_dir():
                     raise self._gone(holding.shard_id)
                 shard = self._open_shard(path, holding.identity)
-                shard.ended_batches = holding.ended_batches
+                shard.queue.ended_batches = holding.ended_batches
                 holding.shard = shard
                 with self._lock:
                     self._open[holding.name] = holding
@@ -312,7 +312,9 @@ class HeldShards:
         if not holding.lock.acquire(blocking=False):
             return False
         try:
-            if holding.user_count or (holding.shard is not None and not holding.shard.is_idle):
+            if holding.user_count or (
+                holding.shard is not None and not holding.shard.queue.is_idle
+            ):
                 return False
             self._close(holding)
             return True
@@ -348,7 +350,7 @@ class HeldShards:
         shard, holding.shard = holding.shard, None
         holding.summary = None
         if shard is not None:
-            shard.stop()
+            shard.queue.stop()
             self._leave(shard)
             shard.close()
             if not shard.failed and shard.directory.is_dir():

@@ -1,7 +1,7 @@
 """A shard: what is stored and searched together.
 
-Writers put batches into a queue. One thread at a time drains it: the batches that wait share one
-transaction and one sync (group commit), then the new state is published and they are answered.
+Writers put batches into a queue (`WriteQueue`). Those that wait share one transaction and one sync
+(group commit), then the new state is published and they are answered.
 Readers pin a published state with a read transaction of its sequence; nothing that happens behind
 them, commit or new graph, changes what they see or makes them wait.
 
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
@@ -30,7 +28,6 @@ import structlog
 
 from shoal.errors import (
     DataLossError,
-    FailedPreconditionError,
     OverloadedError,
     ShoalError,
     UnavailableError,
@@ -58,7 +55,7 @@ from shoal_worker.file_sizes import size_of_files
 from shoal_worker.fresh import FRESH_OVERHEAD_BYTES
 from shoal_worker.graph import DamagedCheckpointError, Graph
 from shoal_worker.graph_vectors import Deaths, GraphVectors
-from shoal_worker.holds import EndedBatches, Hold, lost_hold
+from shoal_worker.holds import Hold, lost_hold
 from shoal_worker.identity import Configuration, configuration_of
 from shoal_worker.loading import MAX_LOADED_BYTES, data_loss, load
 from shoal_worker.log import Log
@@ -66,23 +63,12 @@ from shoal_worker.sealed import DamagedIndexError, DamagedValueError
 from shoal_worker.state import Pinned, Publication, State
 from shoal_worker.store import Meta
 from shoal_worker.vector_file import DamagedVectorsError, VectorFile
+from shoal_worker.write_queue import Waiting, WriteQueue
 from shoal_worker.writes import Write
 
 __all__ = ["Cut", "Shard"]
 
 _logger = structlog.get_logger(__name__)
-
-MAX_QUEUED_WRITES: Final = 1024
-MAX_QUEUED_BYTES: Final = 256 * 1024 * 1024
-"""What waits for a commit at most; beyond it a writer is refused, and may come again."""
-
-MAX_HELD_WRITES: Final = 16 * 1024
-"""The same while the shard is held for a cut: none fails, though none is committed meanwhile."""
-
-MAX_GROUP_WRITES: Final = 256
-MAX_GROUP_BYTES: Final = 32 * 1024 * 1024
-"""What shares one transaction at most, so that the first of a group does not wait long for the
-last."""
 
 MAX_BACKLOG_VECTORS: Final = 200_000
 MAX_BACKLOG_BYTES: Final = 1024 * 1024 * 1024
@@ -106,14 +92,6 @@ class Cut:
 
     reader: StandingReader
     meta: Meta
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A batch in the queue, and who waits for it."""
-
-    write: Write
-    answer: Future[WriteShardResponse]
 
 
 class Shard:
@@ -148,7 +126,6 @@ class Shard:
         self.collection_id = identity.entry.collection.id
         self.configuration: Configuration = configuration_of(identity.entry)
         self._clock = clock
-        self._executor = executor
         self._changed = changed
         loaded = load(
             directory,
@@ -167,16 +144,7 @@ class Shard:
             self.store, Log(self._environment), self.indexes, clock, self.shard_id
         )
         clock.merge(loaded.state.meta.last_ordinal)
-        self._lock = threading.Lock()
-        self._queue: deque[_Waiting] = deque()  # guarded by _lock
-        self._queued_bytes = 0  # guarded by _lock
-        self._tasks: deque[Callable[[], None]] = deque()  # guarded by _lock
-        self._draining = False  # guarded by _lock: a thread is at it, or about to be
-        self._hold: Hold | None = None  # guarded by _lock: writes wait, but for those it admits
-        # Guarded by _lock. The holding's own, once it has one: it outlives this object.
-        self.ended_batches = EndedBatches()
-        self._closing = False  # guarded by _lock
-        self._drained = threading.Condition(self._lock)
+        self.queue = WriteQueue(self.shard_id, executor, self._commit)
         # What died must go from its graph, however little it is. Read by the building.
         self.wants_rebuild = False
         self.failed = False  # a commit failed: what is on disk is unknown until it is opened anew
@@ -216,27 +184,8 @@ class Shard:
             EnvironmentClosedError: If the shard was closed meanwhile: look it up again.
             OverloadedError: If the queue, or what waits for a graph, is at its bound.
         """
-        self._check_backlog(write)
-        waiting = _Waiting(write, Future())
-        with self._lock:
-            if self._closing or self.failed:
-                raise EnvironmentClosedError(str(self.directory))
-            most = MAX_QUEUED_WRITES if self._hold is None else MAX_HELD_WRITES
-            if len(self._queue) >= most or self._queued_bytes + write.size_bytes > MAX_QUEUED_BYTES:
-                raise OverloadedError(
-                    f"shard {self.shard_id} has {len(self._queue)} writes waiting: repeat later",
-                    metadata={"shard_id": self.shard_id},
-                    retry_after_s=0.1,
-                )
-            self._queue.append(waiting)
-            self._queued_bytes += write.size_bytes
-            self._start_draining()
-        return waiting.answer
-
-    @property
-    def queued_count(self) -> int:
-        """Writes that wait for their commit."""
-        return len(self._queue)
+        self._check_backlog()
+        return self.queue.submit(write)
 
     @property
     def memory_bytes(self) -> int:
@@ -257,7 +206,7 @@ class Shard:
         changes = self.indexes.backlog / MAX_BACKLOG_CHANGES
         return max(count / MAX_BACKLOG_VECTORS, size / MAX_BACKLOG_BYTES, changes)
 
-    def _check_backlog(self, write: Write) -> None:
+    def _check_backlog(self) -> None:
         if self.backlog_ratio >= 1:
             count = self._publication.newest.fresh.pending_count
             raise OverloadedError(
@@ -267,69 +216,7 @@ class Shard:
                 retry_after_s=1.0,
             )
 
-    def _start_draining(self) -> None:
-        """With the lock held."""
-        if not self._draining:
-            self._draining = True
-            self._executor.submit(self._drain)
-
-    def _drain(self) -> None:
-        try:
-            while self._drain_once():
-                pass
-        except BaseException:
-            with self._lock:
-                self._draining = False
-                self._drained.notify_all()
-            raise
-
-    def _drain_once(self) -> bool:
-        with self._lock:
-            cut = self._hold.take_cut() if self._hold is not None else None
-            group = self._next_group() if cut is None else []
-            tasks = list(self._tasks)
-            self._tasks.clear()
-            if not group and not tasks and cut is None:
-                self._draining = False
-                self._drained.notify_all()
-                return False
-        for task in tasks:
-            task()
-        if cut is not None:
-            cut()
-        if group:
-            self._commit(group)
-        return True
-
-    def _next_group(self) -> list[_Waiting]:
-        """With the lock held."""
-        if self._hold is not None:
-            return self._next_admitted(self._hold)
-        group: list[_Waiting] = []
-        size = 0
-        while self._queue and len(group) < MAX_GROUP_WRITES:
-            size += self._queue[0].write.size_bytes
-            if group and size > MAX_GROUP_BYTES:
-                break
-            waiting = self._queue.popleft()
-            self._queued_bytes -= waiting.write.size_bytes
-            # A caller that has gone away before its turn is not written for.
-            if waiting.answer.set_running_or_notify_cancel():
-                group.append(waiting)
-        return group
-
-    def _next_admitted(self, hold: Hold) -> list[_Waiting]:
-        """With the lock held."""
-        admitted = [waiting for waiting in self._queue if hold.admits(waiting.write.batch)]
-        group: list[_Waiting] = []
-        for waiting in admitted[:MAX_GROUP_WRITES]:
-            self._queue.remove(waiting)
-            self._queued_bytes -= waiting.write.size_bytes
-            if waiting.answer.set_running_or_notify_cancel():
-                group.append(waiting)
-        return group
-
-    def _commit(self, group: list[_Waiting]) -> None:
+    def _commit(self, group: Sequence[Waiting]) -> None:
         try:
             self._check_disk(sum(waiting.write.size_bytes for waiting in group))
             with metrics.COMMIT_SECONDS.time():
@@ -380,7 +267,7 @@ class Shard:
         self._publication.offer(replace(newest, meta=commit.meta, fresh=fresh))
         crash_point("before_commit")
 
-    def _publish(self, group: list[_Waiting], commit: Commit) -> None:
+    def _publish(self, group: Sequence[Waiting], commit: Commit) -> None:
         crash_point("after_commit")
         self._fresh.begin()
         state = self._publication.of(commit.meta.sequence)
@@ -390,7 +277,7 @@ class Shard:
         clock = self._clock.now()
         metrics.COMMITTED_WRITES.inc(len(commit.changes))
         self.indexes.noted(commit.changed_count)
-        self._note_ended(group)
+        self.queue.note_ended(group)
         for waiting, outcome in zip(group, commit.outcomes, strict=True):
             if isinstance(outcome, ShoalError):
                 waiting.answer.set_exception(outcome)
@@ -399,25 +286,17 @@ class Shard:
                 waiting.answer.set_result(outcome)
         self._changed(self)
 
-    def _refuse(self, group: list[_Waiting], error: ShoalError) -> None:
+    def _refuse(self, group: Sequence[Waiting], error: ShoalError) -> None:
         # What is repeated by the gateway that sent it has not ended.
         if not isinstance(error, UnavailableError):
-            self._note_ended(group)
+            self.queue.note_ended(group)
         for waiting in group:
             waiting.answer.set_exception(error)
 
-    def _note_ended(self, group: list[_Waiting]) -> None:
-        with self._lock:
-            for waiting in group:
-                batch = waiting.write.batch
-                if batch is not None:
-                    self.ended_batches.note(batch)
-                    if self._hold is not None:
-                        self._hold.ended(batch)
-
-    def _fail(self, group: list[_Waiting], error: BaseException) -> None:
+    def _fail(self, group: Sequence[Waiting], error: BaseException) -> None:
         """Close after a failed commit; the worker opens the shard anew at its next use."""
         self.failed = True
+        rest = self.queue.abandon("a commit failed")
         metrics.FAILED_COMMITS.inc()
         is_full = self._is_disk_full(error) and not self._was_stored()
         told: ShoalError
@@ -430,11 +309,6 @@ class Shard:
                 metadata={"shard_id": self.shard_id},
             )
         _logger.error("commit_failed", shard_id=self.shard_id, error=str(error), disk_full=is_full)
-        with self._lock:
-            rest = list(self._queue)
-            self._queue.clear()
-            self._queued_bytes = 0
-            self._end_hold("a commit failed")
         self._refuse(group, told)
         for waiting in rest:
             # They were not begun: nothing of them was applied.
@@ -465,35 +339,6 @@ class Shard:
 
     # Cutting.
 
-    def hold(self, hold: Hold) -> None:
-        """Hold the writes that are not under way; `hold.held` is done when those have ended.
-
-        Raises:
-            EnvironmentClosedError: If the shard was closed meanwhile: look it up again.
-            FailedPreconditionError: If it is held already.
-        """
-        with self._lock:
-            if self._closing or self.failed:
-                raise EnvironmentClosedError(str(self.directory))
-            if self._hold is not None:
-                raise FailedPreconditionError(
-                    f"shard {self.shard_id} is held for cut {self._hold.cut_id}: repeat later",
-                    metadata={"shard_id": self.shard_id},
-                )
-            self._hold = hold
-            self._tasks.append(lambda: self._confirm(hold))
-            self._start_draining()
-
-    def _confirm(self, hold: Hold) -> None:
-        """On the draining thread, behind the commit that was under way."""
-        with self._lock:
-            if self._hold is not hold:
-                return
-            try:
-                hold.held.set_result(self.ended_batches.current(self.shard_id))
-            except OverloadedError as error:
-                hold.held.set_exception(error)
-
     def cut(self, hold: Hold, admitted: Iterable[bytes]) -> Future[Cut]:
         """Let batches in that have ended elsewhere; then fix what the shard holds, and let go.
 
@@ -507,44 +352,23 @@ class Shard:
             try:
                 reader = self._environment.stand()
             except (EnvironmentClosedError, lmdb.Error) as error:
-                self.let_go(hold, str(error))
+                self.queue.let_go(hold, str(error))
                 future.set_exception(lost_hold(self.shard_id, str(error)))
                 return
-            with self._lock:
-                # Whoever ends a hold does so with the lock held: now it is certain.
-                is_held, self._hold = self._hold is hold, None
-                self._start_draining()
+            is_held = self.queue.release(hold)
             if not is_held:
                 reader.close()
                 future.set_exception(lost_hold(self.shard_id, "its time has run out"))
                 return
             future.set_result(Cut(reader, self.newest.meta))
 
-        with self._lock:
-            if self._hold is not hold:
-                raise lost_hold(self.shard_id, "its time has run out")
-            ended = self.ended_batches.current(self.shard_id)
-            hold.admit(admitted, ended, take, future.set_exception)
-            self._start_draining()
+        self.queue.admit(hold, admitted, take, future.set_exception)
         return future
-
-    def let_go(self, hold: Hold, why: str) -> None:
-        """End a hold; harmless if it has ended."""
-        with self._lock:
-            if self._hold is hold:
-                self._end_hold(why)
-                self._start_draining()
-
-    def _end_hold(self, why: str) -> None:
-        """With the lock held."""
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            hold.end(self.shard_id, why)
 
     @property
     def is_being_cut(self) -> bool:
         """Whether it is held, or a state of it is being copied."""
-        return self._hold is not None or self._environment.has_standing_readers
+        return self.queue.is_held or self._environment.has_standing_readers
 
     # Compaction.
 
@@ -561,7 +385,7 @@ class Shard:
             self._committer.keep_log_from = first
             done.set_result(None)
 
-        self.run_exclusively(keep)
+        self.queue.run_exclusively(keep)
         return done
 
     def let_log_go(self) -> None:
@@ -569,14 +393,6 @@ class Shard:
         self._committer.keep_log_from = None
 
     # Graphs.
-
-    def run_exclusively(self, task: Callable[[], None]) -> None:
-        """Run a task between commits, on the draining thread."""
-        with self._lock:
-            if self._closing or self.failed:
-                raise EnvironmentClosedError(str(self.directory))
-            self._tasks.append(task)
-            self._start_draining()
 
     def write_derived(
         self, work: Callable[[Transaction], None], then: Callable[[], None] | None = None
@@ -606,7 +422,7 @@ class Shard:
                     then()
                 done.set_result(None)
 
-        self.run_exclusively(run)
+        self.queue.run_exclusively(run)
         return done
 
     def hold_back(self, keys: Sequence[int]) -> Future[None]:
@@ -666,7 +482,7 @@ class Shard:
                 _logger.warning("old_checkpoints_stay", shard_id=self.shard_id, error=str(error))
             done.set_result(None)
 
-        self.run_exclusively(swap)
+        self.queue.run_exclusively(swap)
         return done
 
     def _are_current(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
@@ -703,41 +519,15 @@ class Shard:
 
     # Closing.
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether it takes nothing more: it is closed, or about to be."""
-        return self._closing or self.failed
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is queued or under way."""
-        with self._lock:
-            return not self._draining and not self._queue and self._hold is None
-
-    def stop(self) -> None:
-        """Finish what is queued, and take nothing more; readers go on."""
-        with self._lock:
-            self._closing = True
-            if self._hold is not None:
-                self._end_hold("it was closed")
-                self._start_draining()
-            while self._draining:
-                self._drained.wait()
-
     def stop_unless_cut(self) -> bool:
-        """As `stop`, but not if the shard is held or copied, which closing it would end.
+        """Finish what is queued and take nothing more, unless closing would end a cut or a copy.
 
         Returns:
-            Whether it was stopped.
+            Whether it was stopped; readers go on.
         """
-        with self._lock:
-            if self.is_being_cut:
-                return False
-            self._closing = True
-        self.stop()
-        return True
+        return self.queue.stop_unless(lambda: self.is_being_cut)
 
     def close(self) -> None:
         """Finish what is queued, wait for readers, and close."""
-        self.stop()
+        self.queue.stop()
         self._environment.close()
