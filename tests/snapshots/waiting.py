@@ -27,6 +27,14 @@ def ready(client: shoal.Client, name: str) -> Snapshot:
     return found
 
 
+def gone(client: shoal.Client, name: str) -> None:
+    """Wait until a snapshot that is deleted is there no more: last of all it is no longer known."""
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while name in [snapshot.name for snapshot in client.list_snapshots()]:
+        assert time.monotonic() < give_up_at, name
+        time.sleep(0.02)
+
+
 def backup_ended(admin: AdminClient, name: str) -> Backup:
     """Wait until a backup is ready, or failed."""
     give_up_at = time.monotonic() + TIMEOUT_S
