@@ -9,9 +9,10 @@ from typing import Any
 import grpc
 import pytest
 
+from shoal import errors
 from shoal.v1 import record_service_pb2, value_pb2
 from shoal.wire import status
-from tests.cluster.running import DIMENSION, Collection, RunningCluster, vectors_of
+from tests.cluster.running import DIMENSION, Collection, RunningCluster, vectors_of, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -25,7 +26,17 @@ def collection(shared: RunningCluster) -> Iterator[Collection]:
     collection = shared.create("input", shards=2)
     collection.upsert(["kept"])
     yield collection
-    assert collection.read() == {"kept": 0}
+    found: list[dict[str, int]] = []
+
+    def is_read() -> bool:
+        try:
+            found.append(collection.read())
+        except errors.UnavailableError:
+            return False  # refused by gRPC, for all that waits to be looked at: to be repeated
+        return True
+
+    wait_for(is_read)
+    assert found == [{"kept": 0}]
     assert shared.processes() == processes
 
 
