@@ -288,6 +288,18 @@ class Collection:
             if not token:
                 return found
 
+    def read_at_last(self) -> dict[str, int]:
+        """Read everything, after a flood: again while gRPC refuses calls, for all that waits to be
+        looked at before them.
+        """
+        give_up_at = time.monotonic() + _START_S
+        while True:
+            try:
+                return self.read()
+            except errors.UnavailableError:
+                assert time.monotonic() < give_up_at
+                time.sleep(0.1)
+
     def query(
         self,
         vectors: npt.NDArray[np.float32],

@@ -9,10 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from shoal import errors
 from shoal.v1 import record_service_pb2, value_pb2
 from shoal.wire import status
-from tests.cluster.running import DIMENSION, Collection, RunningCluster, vectors_of, wait_for
+from tests.cluster.running import DIMENSION, Collection, RunningCluster, vectors_of
 
 pytestmark = pytest.mark.cluster
 
@@ -26,17 +25,7 @@ def collection(shared: RunningCluster) -> Iterator[Collection]:
     collection = shared.create("input", shards=2)
     collection.upsert(["kept"])
     yield collection
-    found: list[dict[str, int]] = []
-
-    def is_read() -> bool:
-        try:
-            found.append(collection.read())
-        except errors.UnavailableError:
-            return False  # refused by gRPC, for all that waits to be looked at: to be repeated
-        return True
-
-    wait_for(is_read)
-    assert found == [{"kept": 0}]
+    assert collection.read_at_last() == {"kept": 0}
     assert shared.processes() == processes
 
 
