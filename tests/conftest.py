@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc  # noqa: F401 - before the tests that import USearch: see shoal_worker.graph
 from hypothesis import HealthCheck, settings
 
 # Whether a test passes depends neither on how fast this machine is just now, nor on chance: the

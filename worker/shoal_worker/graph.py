@@ -19,6 +19,9 @@ What USearch 2.26 does, and what is done about it here:
 - `threads=0` means all cores, `dtype=None` depends on the hardware: both are always given.
 - Its public `search` returns another type for one query than for two; the compiled one does not,
   and costs 10 µs less.
+- Its wheel has a C++ library of its own. If it comes before the system's, whatever is loaded later
+  and needs that one crashes at its import, as ONNX Runtime does in an embedded client: gRPC, which
+  loads the system's, is imported first.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import grpc  # noqa: F401 - see above
 import numpy as np
 import numpy.typing as npt
 from usearch.compiled import Index as CompiledIndex
