@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -94,6 +95,32 @@ async def test_a_shard_is_created_once_and_the_call_can_be_repeated(worker: Work
     await worker.control_service.create_shard(request, context_for(240))
 
     assert await shard.count() == 1
+
+
+async def test_shards_are_counted_while_others_come_and_go(shard: SingleShard) -> None:
+    await shard.add(["a"], [[1.0]])
+    held = shard.worker.held
+    holding = held.find(shard.reference.collection_id, shard.reference.shard_id, 1)
+
+    def come_and_go() -> None:
+        for turn in range(20_000):
+            held._holdings[f"other-{turn}"] = holding
+            held._holdings.pop(f"other-{turn - 100}", None)
+
+    others = threading.Thread(target=come_and_go)
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        others.start()
+        while others.is_alive():
+            held._count()
+    finally:
+        sys.setswitchinterval(usual)
+        others.join()
+    for turn in range(20_000):
+        held._holdings.pop(f"other-{turn}", None)
+    held._count()
+    assert [one.shard_id for one in held.all()] == [uuid.UUID(shard.reference.shard_id)]
 
 
 async def test_a_missing_directory_is_data_loss_and_is_never_made_again(tmp_path: Path) -> None:

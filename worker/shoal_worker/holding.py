@@ -192,8 +192,10 @@ class HeldShards:
         )
 
     def _count(self) -> None:
-        metrics.HELD_SHARDS.set(len(self._holdings))
-        metrics.LOST_SHARDS.set(sum(h.loss is not None for h in self._holdings.values()))
+        # Of a copy: shards are created and deleted by several threads at once.
+        holdings = self.all()
+        metrics.HELD_SHARDS.set(len(holdings))
+        metrics.LOST_SHARDS.set(sum(h.loss is not None for h in holdings))
         metrics.OPEN_SHARDS.set(len(self._open))
 
     def all(self) -> list[Holding]:
