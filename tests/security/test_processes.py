@@ -101,6 +101,7 @@ def test_keys_from_their_creation_to_their_revocation(
         with pytest.raises(errors.UnauthenticatedError):
             books.count()
     assert "reader" not in shoal_keys(cluster, "list")
+    cluster.stop()  # so that no file goes while it is looked into
     for file in (cluster.log, *cluster.data.rglob("*")):
         if file.is_file() and file.name != "admin.key":
             content = file.read_bytes()
