@@ -9,7 +9,7 @@
 
 It serves from its own directory whether the coordinator is there or not.
 
-Reads run where they are cheapest: a search that takes a fraction of a millisecond on the event loop
+Reads run where they are cheapest: a search that takes a millisecond or less on the event loop
 itself (handing it to a thread costs as much, and under load waits for the interpreter), anything
 longer on a thread. Commits never run on the loop.
 """
