@@ -27,12 +27,6 @@ CONNECTIVITY: Final = 16
 EXPANSION: Final = 100
 """M and ef_construction of every graph, so that stores differ in what they make of it."""
 
-EFFORTS: Final = (
-    *(10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 100, 128),
-    *(160, 200, 256, 320, 400, 512, 640, 800, 1_000),
-)
-"""How far a search may go (`ef`): steps of a fourth or fifth."""
-
 SHARES: Final = 1_000
 
 Vectors = npt.NDArray[np.float32]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from benchmarks.measure import EFFORTS
 from benchmarks.peers.bench import Bench
-from benchmarks.peers.store import EFFORTS
 from benchmarks.peers.systems import System
 
 

@@ -14,13 +14,14 @@ import pytest
 from usearch.index import Index
 
 from benchmarks.data import Dataset, from_file
+from benchmarks.measure import EFFORTS
 from benchmarks.peers.bench import Bench, Options
 from benchmarks.peers.calling import Callers
 from benchmarks.peers.driver import Driver
 from benchmarks.peers.filtering import MATCHING
 from benchmarks.peers.kinds import KINDS
 from benchmarks.peers.loading import load
-from benchmarks.peers.store import EFFORTS, thousandth
+from benchmarks.peers.store import thousandth
 from benchmarks.peers.systems import Kind
 from benchmarks.peers.tables import tables
 from benchmarks.peers.tuning import Tuned
