@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.peers.store import CONNECTIVITY, EXPANSION, NEAREST, Batch, Store, Vectors, integers
+from benchmarks.peers.collection_store import CollectionStore
 
 _POLL_S = 0.1
 _SETTLED_S = 3.0
@@ -16,25 +16,22 @@ _GRAPH_VECTORS = 2_200
 """Of a shard, from which on there is a graph: 2,000, and shards are not all of one size."""
 
 
-class Shoal(Store):
+class Shoal(CollectionStore):
     """A collection with the graph that all have here; else as it comes."""
 
     package = "shoal"
     modules = ("shoal",)
-    batches = "one call"
     acknowledged = "on the disk (fsync)"
-    settings = "cosine or l2, M 16, ef_construction 100"
 
     def open(self, place: str) -> None:
         """Connect to a server, or open a directory."""
         import shoal
 
-        self._client: Any = (
+        self._client = (
             shoal.Client(port=int(place.removeprefix("port:")))
             if place.startswith("port:")
             else shoal.PersistentClient(place)
         )
-        self._collection: Any = None
 
     def close(self) -> None:
         """Close the client."""
@@ -47,35 +44,9 @@ class Shoal(Store):
             self._collection = found[0]
         return bool(found)
 
-    def create(self, name: str) -> None:
-        """Make it, with so many shards."""
-        hnsw = {
-            "space": self.setting.metric,
-            "ef_construction": EXPANSION,
-            "max_neighbors": CONNECTIVITY,
-            "shards": self.setting.shards,
-        }
-        self._collection = self._client.create_collection(
-            name, configuration={"hnsw": hnsw}, embedding_function=None
-        )
-
-    def drop(self) -> None:
-        """Delete it."""
-        self._client.delete_collection(self._collection.name)
-
-    def count(self) -> int:
-        """Ask it."""
-        count: int = self._collection.count()
-        return count
-
-    def write(self, batch: Batch) -> None:
-        """Add."""
-        self._collection.add(
-            ids=batch.ids,
-            embeddings=batch.vectors,
-            documents=batch.texts,
-            metadatas=batch.metadatas,
-        )
+    def _graph(self) -> dict[str, Any]:
+        """With so many shards."""
+        return {**super()._graph(), "shards": self.setting.shards}
 
     def settle(self) -> float:
         """Graphs are built behind the acknowledgement: wait until they take in no more."""
@@ -96,22 +67,3 @@ class Shoal(Store):
         query = [1.0] + [0.0] * (self.setting.dimension - 1)
         answer = self._collection.query(query_embeddings=query, n_results=1, explain=True)
         return sum(shard["fresh_count"] for shard in answer["plan"]["shards"])
-
-    def remove(self, numbers: range) -> None:
-        """Delete by IDs."""
-        self._collection.delete(ids=[str(n) for n in numbers])
-
-    def tune(self, effort: int) -> None:
-        """Change the collection's `ef_search`."""
-        self._collection.modify(configuration={"hnsw": {"ef_search": effort}})
-
-    def find(self, queries: Vectors, *, below: int | None = None, bare: bool = False) -> Any:
-        """Query."""
-        wanted: dict[str, Any] = {"include": ["distances"]} if bare else {}
-        if below is not None:
-            wanted["where"] = {"thousandth": {"$lt": below}}
-        return self._collection.query(query_embeddings=queries, n_results=NEAREST, **wanted)
-
-    def numbers(self, found: Any) -> list[list[int]]:
-        """IDs are numbers, as texts."""
-        return integers(found["ids"])

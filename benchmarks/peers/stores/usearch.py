@@ -7,37 +7,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.peers.store import (
-    CONNECTIVITY,
-    EXPANSION,
-    NEAREST,
-    THREADS,
-    Batch,
-    Store,
-    Vectors,
-    directory_of,
-)
+from benchmarks.peers.index_store import IndexStore
+from benchmarks.peers.store import CONNECTIVITY, EXPANSION, NEAREST, THREADS, Batch, Vectors
 
 _METRICS: Final = {"cosine": "ip", "l2": "l2sq"}
 """The vectors are normalised already where it is the cosine."""
 
 
-class Usearch(Store):
+class Usearch(IndexStore):
     """`usearch.index.Index`, saved when it is settled."""
 
     package = "usearch"
     modules = ("usearch.index",)
-    holds_records = False
-    batches = "one call, a thread for each core"
-    acknowledged = "in memory: an index, no store"
     settings = "bfloat16, inner product of normalised vectors or l2, M 16, ef_construction 100"
-
-    def open(self, place: str) -> None:
-        """Say where indexes lie."""
-        self._place = place
-
-    def close(self) -> None:
-        """It ends with the process."""
 
     def use(self, name: str) -> bool:
         """Load it."""
@@ -49,18 +31,14 @@ class Usearch(Store):
 
     def create(self, name: str) -> None:
         """Make it."""
-        self._file = directory_of(self._place, f"{name}.usearch")
-        self._index: Any = importlib.import_module("usearch.index").Index(
+        self._file = self._named(name)
+        self._index = importlib.import_module("usearch.index").Index(
             ndim=self.setting.dimension,
             metric=_METRICS[self.setting.metric],
             dtype="bf16",
             connectivity=CONNECTIVITY,
             expansion_add=EXPANSION,
         )
-
-    def drop(self) -> None:
-        """Delete its file."""
-        self._file.unlink(missing_ok=True)
 
     def count(self) -> int:
         """Ask it."""
@@ -71,11 +49,8 @@ class Usearch(Store):
         keys = np.asarray(batch.numbers, dtype=np.uint64)
         self._index.add(keys, batch.vectors, threads=THREADS)
 
-    def settle(self) -> float:
-        """Save it."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+    def _save(self) -> None:
         self._index.save(str(self._file))
-        return 0.0
 
     def remove(self, numbers: range) -> None:
         """Delete by keys."""
@@ -85,14 +60,10 @@ class Usearch(Store):
         """Set `expansion_search`."""
         self._index.expansion_search = effort
 
-    def find(self, queries: Vectors, *, below: int | None = None, bare: bool = False) -> Any:
-        """Query; there is nothing but keys and distances."""
-        del bare
-        if below is not None:
-            raise NotImplementedError("USearch holds no metadata")
-        if len(queries) == 1:
-            return self._index.search(queries[0], NEAREST, threads=1)
-        return self._index.search(queries, NEAREST, threads=THREADS)
+    def _search(self, queries: Vectors, threads: int) -> Any:
+        return self._index.search(
+            queries[0] if len(queries) == 1 else queries, NEAREST, threads=threads
+        )
 
     def numbers(self, found: Any) -> list[list[int]]:
         """Keys; of one query, a row alone."""
