@@ -175,7 +175,8 @@ class Coordinator:
             cores=self._cores,
             crash_point=self._crash_point,
         )
-        self._start_snapshots()
+        usage = Usage(self.table)
+        self._start_snapshots(usage)
         namespaces = Namespaces(
             self._changes,
             self.table,
@@ -194,7 +195,6 @@ class Coordinator:
             await self._changes.close()
             raise
         quotas = Quotas(self._changes, self._lifecycle)
-        usage = Usage(self.table)
         self.catalog_service = CatalogService(self._lifecycle, namespaces, api_keys, quotas)
         self.routing_service = RoutingService(self._changes, self.table)
         self.membership_service = MembershipService(self.membership, usage)
@@ -226,7 +226,7 @@ class Coordinator:
         await self._changes.close()
         await self._remote.close()
 
-    def _start_snapshots(self) -> None:
+    def _start_snapshots(self, usage: Usage) -> None:
         objects = StoredObjects(self.table, self._store, self._now)
         taker = Taker(
             Cuts(
@@ -268,6 +268,7 @@ class Coordinator:
             self.membership,
             self._creation,
             filler,
+            usage,
             now=self._now,
             cores=self._cores,
             crash_point=self._crash_point,

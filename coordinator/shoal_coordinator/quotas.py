@@ -136,6 +136,51 @@ class Usage:
                         report.usage.bytes += held.disk_bytes
         return reports
 
+    def check_room_for_copy(self, state: CatalogState, names: Scope, record_count: int) -> None:
+        """Make sure that a copy of stored records may be made.
+
+        Gateways cannot decide that: who waits for a copy asks again and again, and must not be
+        refused for what it holds itself. Copies that are being made at the same time are counted
+        as far as workers have reported them.
+
+        Args:
+            state: Of the catalog.
+            names: Of the copy's tenant, its database and itself.
+            record_count: How many there will be at least.
+
+        Raises:
+            QuotaExceededError: A quota of its scopes does not allow it.
+        """
+        for quota in state.quotas.values():
+            scope, limits = scope_of(quota.subject.scope), quota.limits
+            limited = limits.HasField("max_records"), limits.HasField("max_bytes")
+            if not any(limited) or not covers(scope, names):
+                continue
+            held = [
+                usage
+                for entry in state.collections.values()
+                if covers(scope, _names(entry))
+                for shard in entry.shards
+                if (usage := self._shards.get(shard.shard_id)) is not None
+            ]
+            records = sum(usage.record_count for usage in held)
+            size_bytes = sum(usage.disk_bytes for usage in held)
+            if limited[0] and records + max(1, record_count) > limits.max_records:
+                raise _too_much(scope, "max_records", limits.max_records, records, record_count)
+            if limited[1] and size_bytes >= limits.max_bytes:
+                raise _too_much(scope, "max_bytes", limits.max_bytes, size_bytes, record_count)
+
+
+def _too_much(
+    scope: Scope, limit: str, allowed: int, used: int, record_count: int
+) -> QuotaExceededError:
+    return QuotaExceededError(
+        f"the quota of {'/'.join(scope) or 'the cluster'} is {allowed} "
+        f"{limit.removeprefix('max_')}, and {used} are used: {record_count} more records do not "
+        "fit; delete some, or have it raised",
+        metadata={"limit": limit, "value": str(allowed), "used": str(used)},
+    )
+
 
 def check_collection_quota(state: CatalogState, names: Scope) -> None:
     """Make sure that one more collection may be made.

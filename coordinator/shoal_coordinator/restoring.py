@@ -56,7 +56,7 @@ from shoal_coordinator.entries import NewCollection, activated, name_taken, new_
 from shoal_coordinator.lifecycle import Lifecycle
 from shoal_coordinator.membership import Membership
 from shoal_coordinator.operations import Progress
-from shoal_coordinator.quotas import check_collection_quota
+from shoal_coordinator.quotas import Usage, check_collection_quota
 from shoal_coordinator.state import MAX_COLLECTIONS, CatalogState, Change, check_room
 from shoal_coordinator.table import RoutingTable
 
@@ -217,6 +217,7 @@ class Restorer:
     """Makes collections of copies.
 
     Args:
+        usage: What quotas are used.
         now: Seconds since 1970.
         cores: Default of `num_threads`.
         crash_point: Called with a name between the steps; for tests.
@@ -230,6 +231,7 @@ class Restorer:
         membership: Membership,
         creation: Creation,
         filler: Filler,
+        usage: Usage,
         *,
         now: Callable[[], float],
         cores: int,
@@ -241,6 +243,7 @@ class Restorer:
         self._membership = membership
         self._creation = creation
         self._filler = filler
+        self._usage = usage
         self._now = now
         self._cores = cores
         self._crash_point = crash_point
@@ -313,7 +316,11 @@ class Restorer:
         database = state.database(collection.tenant, collection.database)
         self.check(state, wanted.source, wanted.into)
         check_room("collections", len(state.collections), MAX_COLLECTIONS)
-        check_collection_quota(state, (database.tenant, database.name, wanted.into))
+        names = (database.tenant, database.name, wanted.into)
+        check_collection_quota(state, names)
+        # How many a filter leaves is not known before.
+        count = 0 if wanted.filters else sum(shard.record_count for shard in wanted.shards)
+        self._usage.check_room_for_copy(state, names, count)
         workers = place(resolved.hnsw.shards, self._membership.candidates(state))
         new = NewCollection(
             tenant=database.tenant,

@@ -27,6 +27,7 @@ from shoal.errors import (
     UnavailableError,
 )
 from shoal.internal.v1 import catalog_service_pb2 as catalog_api
+from shoal.internal.v1 import membership_service_pb2 as membership_api
 from shoal.internal.v1 import snapshot_service_pb2 as api
 from shoal.internal.v1.catalog_pb2 import CollectionEntry
 from shoal.server.rpc import context_for
@@ -131,6 +132,54 @@ async def test_snapshots_are_counted_against_the_quota_as_collections_are(
         context_for(240),
     )
     assert cluster.records(clone.entry) == cluster.records(entry)
+
+
+@pytest.mark.parametrize("way", ["clone", "restore"])
+@pytest.mark.parametrize("limit", ["max_records", "max_bytes"])
+async def test_a_copy_is_held_against_the_quotas_that_its_records_come_under(
+    cluster: SnapshotCluster, way: str, limit: str
+) -> None:
+    entry = await filled(cluster)
+    await taken(cluster, entry)
+    count = len(cluster.records(entry))
+    for number, shard in enumerate(entry.shards):
+        holder = cluster.holder(shard.worker_id)
+        used = membership_api.ShardUsage(
+            shard_id=shard.shard_id, record_count=0 if number else count, disk_bytes=500
+        )
+        beat = membership_api.HeartbeatWorkerRequest(
+            worker_id=holder.worker_id, process_id=holder.process_id, usages=[used]
+        )
+        await cluster.coordinator.membership_service.heartbeat_worker(beat, context_for(240))
+
+    async def allow(allowed: int) -> None:
+        scope = admin.Scope(level=admin.SCOPE_LEVEL_TENANT, tenant="default_tenant")
+        await cluster.coordinator.catalog_service.set_quota(
+            catalog_api.SetQuotaRequest(
+                quota_id="scope/default_tenant",
+                subject=admin.QuotaSubject(scope=scope),
+                limits=admin.QuotaLimits(**{limit: allowed}),
+            ),
+            context_for(240),
+        )
+
+    async def copy() -> CollectionEntry:
+        if way == "restore":
+            return await cluster.restore(into="copied")
+        answer = await cluster.service.clone_collection(
+            api.CloneCollectionRequest(collection_id=entry.collection.id, into="copied"),
+            context_for(240),
+        )
+        found: CollectionEntry = answer.entry
+        return found
+
+    enough = 2 * count if limit == "max_records" else 1001
+    await allow(enough - 1)
+    with pytest.raises(QuotaExceededError) as caught:
+        await copy()
+    assert caught.value.metadata["limit"] == limit
+    await allow(enough)
+    assert cluster.records(await copy()) == cluster.records(entry)
 
 
 async def test_what_has_not_changed_is_not_stored_again(cluster: SnapshotCluster) -> None:
