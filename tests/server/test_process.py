@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -261,3 +262,32 @@ def test_a_traceback_in_the_log_shows_no_local_variables(form: str) -> None:
     ).stderr
     assert "went wrong" in output
     assert "SECRET" not in output
+
+
+def test_what_libraries_say_is_json_too() -> None:
+    code = (
+        "import logging, threading, warnings\n"
+        "import structlog\n"
+        "from shoal.server import logs\n"
+        "logs.configure(role='test', form='json')\n"
+        "structlog.get_logger().info('own_event')\n"
+        "try:\n"
+        "    raise ValueError('two\\nlines')\n"
+        "except ValueError:\n"
+        "    logging.getLogger('asyncio').exception('of %s', 'theirs')\n"
+        "warnings.warn('old')\n"
+        "said = lambda: logging.getLogger('grpc').warning('from a thread')\n"
+        "thread = threading.Thread(target=said)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code], check=True, capture_output=True, text=True
+    ).stderr
+    events = [json.loads(line) for line in output.splitlines()]
+    assert [event["level"] for event in events] == ["info", "error", "warning", "warning"]
+    assert {event["role"] for event in events} == {"test"}
+    assert [event["event"] for event in events[:2]] == ["own_event", "of theirs"]
+    assert events[1]["exception"][0]["exc_value"] == "two\nlines"
+    assert [event["logger"] for event in events[1:]] == ["asyncio", "py.warnings", "grpc"]
+    assert all("timestamp" in event for event in events)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any, Final, Literal
 
 import structlog
@@ -23,7 +24,6 @@ _LEVELS: Final = {
 }
 
 _SHARED: Final[list[Any]] = [
-    structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.processors.StackInfoRenderer(),
     structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -58,15 +58,26 @@ def configure(
             )
         ]
     )
+
+    def named(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
+        event["role"] = role
+        return event
+
     structlog.configure(
-        processors=[*_SHARED, *render],
+        processors=[*_SHARED, named, *render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(role=role)
-    # What libraries say (grpc, asyncio) goes the same way.
-    logging.basicConfig(stream=sys.stderr, level=_LEVELS[level], force=True)
+    # What libraries say (grpc, asyncio, warnings) goes the same way, and looks the same.
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name, named],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=_LEVELS[level], force=True)
+    logging.captureWarnings(capture=True)
     logging.getLogger(_GRPC).addFilter(_is_worth_a_line)
 
 
