@@ -23,7 +23,7 @@ import numpy.typing as npt
 from shoal_worker.distances import Queries, Space
 from shoal_worker.graph import Quantization
 
-__all__ = ["CoarseBounds", "coarse_bounds"]
+__all__ = ["CoarseBounds", "CoarseQuery"]
 
 _ROUNDING: Final = {Quantization.BF16: 2.0**-7, Quantization.F16: 2.0**-10, Quantization.F32: 0.0}
 """ε of each number type, twice that of rounding to the nearest, whatever USearch's rounding does;
@@ -49,48 +49,90 @@ class CoarseBounds(NamedTuple):
     upper: npt.NDArray[np.float64]
 
 
-def coarse_bounds(
-    space: Space,
-    queries: Queries,
-    which: int,
-    matrix: npt.NDArray[np.generic],
-    quantization: Quantization,
-) -> CoarseBounds:
-    """Bound a query's distances to vectors of a graph.
+class CoarseQuery:
+    """A query rounded as the vectors of a graph are, and how far off that puts its distances.
+
+    What is measured of vectors, `raw`, has a shape of ``(raw_count, n)``; bounds are made of it at
+    once for as many as there are, since each step of numpy costs more than its numbers.
 
     Args:
         space: Which distance.
         queries: The query vectors.
         which: The one that is meant.
-        matrix: The vectors as they lie there, shape ``(n, d)``.
-        quantization: Their number type.
+        quantization: The vectors' number type.
+
+    Attributes:
+        raw_count: Numbers that are measured of each vector.
     """
-    query = queries.double[which]
-    length = float(queries.norms[which])
-    if space is Space.COSINE and length > 0.0:
-        query, length = query / length, 1.0
-    rounded, back = _rounded(quantization, query)
-    # Of the rounded query itself the error is known.
-    query_error = float(np.linalg.norm(back - query))
-    size = float(np.linalg.norm(back))
-    dimension = len(query)
-    epsilon = _ROUNDING[quantization]
-    tiny = _SMALLEST[quantization] * dimension**0.5
-    slack = _SUM_ROUNDOFF * dimension
-    metric: Final = "sqeuclidean" if space is Space.L2 else "dot"
-    raw = _pairs(rounded, matrix, metric, quantization)
-    if space is Space.L2:
-        between = np.sqrt(np.maximum(raw, 0.0))
-        # |x| is at most |q̃| + |q̃ - x̃|, but for its own rounding.
-        error = query_error + tiny + (1.01 * epsilon + slack) * (size + between)
-        return CoarseBounds(np.maximum(between - error, 0.0) ** 2, (between + error) ** 2)
-    longest = 1.0 + slack
-    if space is Space.IP:
-        zero, _ = _rounded(quantization, np.zeros(dimension))
-        lengths = np.sqrt(_pairs(zero, matrix, "sqeuclidean", quantization))
-        longest = (lengths + tiny) * (1.0 + 1.02 * epsilon + slack)
-    error = (query_error + (epsilon + slack) * size) * longest + tiny * size + slack
-    return CoarseBounds(1.0 - raw - error, 1.0 - raw + error)
+
+    def __init__(
+        self, space: Space, queries: Queries, which: int, quantization: Quantization
+    ) -> None:
+        query = queries.double[which]
+        length = float(queries.norms[which])
+        if space is Space.COSINE and length > 0.0:
+            query, length = query / length, 1.0
+        self._space = space
+        self._quantization = quantization
+        self._rounded, back = _rounded(quantization, query)
+        # Of the rounded query itself the error is known.
+        self._query_error = float(np.linalg.norm(back - query))
+        self._size = float(np.linalg.norm(back))
+        dimension = len(query)
+        self._epsilon = _ROUNDING[quantization]
+        self._tiny = _SMALLEST[quantization] * dimension**0.5
+        self._slack = _SUM_ROUNDOFF * dimension
+        self._zero: npt.NDArray[np.generic] | None = None
+        if space is Space.IP:
+            self._zero, _ = _rounded(quantization, np.zeros(dimension))
+        self.raw_count = 1 if self._zero is None else 2
+
+    def measure(self, matrix: npt.NDArray[np.generic], raw: npt.NDArray[np.float64]) -> None:
+        """Measure vectors of a graph.
+
+        Args:
+            matrix: The vectors as they lie there, shape ``(n, d)``.
+            raw: Where to, shape ``(raw_count, n)``; each row is contiguous.
+        """
+        metric: Final = "sqeuclidean" if self._space is Space.L2 else "dot"
+        self._pairs(self._rounded, matrix, metric, raw[0:1])
+        if self._zero is not None:
+            self._pairs(self._zero, matrix, "sqeuclidean", raw[1:2])
+
+    def lower(self, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Give what each distance is not below, shape ``(n,)``. Takes the place of `raw`."""
+        if self._space is Space.L2:
+            return self.bounds(raw).lower
+        return np.subtract(1.0 - self._error(raw), raw[0], out=raw[0])
+
+    def bounds(self, raw: npt.NDArray[np.float64]) -> CoarseBounds:
+        """Give between what each distance lies."""
+        if self._space is Space.L2:
+            between = np.sqrt(np.maximum(raw[0], 0.0))
+            # |x| is at most |q̃| + |q̃ - x̃|, but for its own rounding.
+            relative = 1.01 * self._epsilon + self._slack
+            error = self._query_error + self._tiny + relative * (self._size + between)
+            return CoarseBounds(np.maximum(between - error, 0.0) ** 2, (between + error) ** 2)
+        between, error = 1.0 - raw[0], self._error(raw)
+        return CoarseBounds(between - error, between + error)
+
+    def _error(self, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | float:
+        """Give how far off a dot may be."""
+        longest: npt.NDArray[np.float64] | float = 1.0 + self._slack
+        if self._zero is not None:
+            longest = np.sqrt(raw[1])
+            longest = (longest + self._tiny) * (1.0 + 1.02 * self._epsilon + self._slack)
+        relative = self._query_error + (self._epsilon + self._slack) * self._size
+        return relative * longest + (self._tiny * self._size + self._slack)
+
+    def _pairs(
+        self,
+        query: npt.NDArray[np.generic],
+        matrix: npt.NDArray[np.generic],
+        metric: Literal["dot", "sqeuclidean"],
+        raw: npt.NDArray[np.float64],
+    ) -> None:
+        numkong.cdist(query, matrix, metric=metric, dtype=_NAMES[self._quantization], out=raw)
 
 
 def _rounded(
@@ -106,13 +148,3 @@ def _rounded(
     bits = (single.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
     back = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return bits[None, :], back.astype(np.float64)
-
-
-def _pairs(
-    query: npt.NDArray[np.generic],
-    matrix: npt.NDArray[np.generic],
-    metric: Literal["dot", "sqeuclidean"],
-    quantization: Quantization,
-) -> npt.NDArray[np.float64]:
-    found = numkong.cdist(query, matrix, metric=metric, dtype=_NAMES[quantization])
-    return np.asarray(found, np.float64).reshape(-1)

@@ -187,6 +187,7 @@ class ExactScans:
             vectors.keys,
             found_places,
             self._limit,
+            self._sought.threads,
             read,
             self._sought.check,
         )
@@ -215,5 +216,6 @@ class ExactScans:
             self._limit,
             stored,
             graph.quantization,
+            self._sought.threads,
             self._sought.check,
         )

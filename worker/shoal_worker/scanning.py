@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from shoal_worker.coarse import CoarseBounds, coarse_bounds
+from shoal_worker.bounding import measured_at
+from shoal_worker.coarse import CoarseQuery
 from shoal_worker.distances import Queries, Space, bounded, exact, norms
 from shoal_worker.environment import Transaction
 from shoal_worker.graph import Quantization
@@ -26,19 +27,6 @@ from shoal_worker.store import Store, VectorBatch
 from shoal_worker.stored import Stored
 
 __all__ = ["current_keys", "scan", "scan_coarsely", "vectors_of_rows"]
-
-_COARSE_ROWS: Final = 16384
-"""Vectors whose coarse distances are computed at once: half a millisecond at 384 dimensions."""
-
-_ALL_SHARE: Final = 0.3
-"""Of the graph, the share of vectors from which on all of them are passed over in order."""
-
-_PASSED_PART: Final = 8192
-"""Vectors whose coarse distances are computed at once where they are passed over in order: numpy's
-temporaries of more than 128 KB cost more than what is done with them."""
-
-_GATHERED_PART: Final = 2048
-"""Vectors that are gathered at once."""
 
 _READ_ALL: Final = 192
 """Vectors that are read at once rather than bounded first."""
@@ -95,6 +83,7 @@ def scan_coarsely(
     limit: int,
     stored: Stored,
     quantization: Quantization,
+    threads: int,
     check: Callable[[], None],
 ) -> list[Candidates] | None:
     """Give what `scan` gives, reading only those vectors that may be among the nearest.
@@ -107,6 +96,7 @@ def scan_coarsely(
         limit: At least 1.
         stored: The graph's vectors.
         quantization: Their number type.
+        threads: For coarse distances, at most.
         check: Called for each part; what it raises ends the scan.
 
     Returns:
@@ -128,8 +118,9 @@ def scan_coarsely(
     if not len(keys):
         return [n.candidates() for n in nearest]
     for which, collected in enumerate(nearest):
-        lower, upper = _all_bounds(space, queries, which, stored, quantization, places, check)
-        for part in _possible(lower, upper, collected, limit):
+        query = CoarseQuery(space, queries, which, quantization)
+        bounds = query.bounds(measured_at(query, stored.matrix, places, threads, check))
+        for part in _possible(bounds.lower, bounds.upper, collected, limit):
             check()
             batch, missing = store.vectors_of(txn, keys[part].tolist(), dimension)
             if missing is not None or not np.array_equal(batch.rows, rows[part]):
@@ -148,6 +139,7 @@ def scan_graph(
     keys: npt.NDArray[np.uint64],
     places: npt.NDArray[np.intp],
     limit: int,
+    threads: int,
     read: Callable[[npt.NDArray[np.uint64]], VectorBatch],
     check: Callable[[], None],
 ) -> list[Candidates]:
@@ -161,6 +153,7 @@ def scan_graph(
         keys: The graph's, ascending.
         places: Of current vectors.
         limit: At least 1.
+        threads: For coarse distances, at most.
         read: Reads the vectors of keys, all current.
         check: Called for each part; what it raises ends the scan.
     """
@@ -173,47 +166,16 @@ def scan_graph(
     if not (places[1:] > places[:-1]).all():
         places = np.sort(places)
     for which, collected in enumerate(nearest):
-        lower = _lower_bounds(space, queries, which, stored, quantization, places, check)
+        query = CoarseQuery(space, queries, which, quantization)
+        lower = query.lower(measured_at(query, stored.matrix, places, threads, check))
+        # A bound that is not a number discards nothing.
+        lower[~np.isfinite(lower)] = -np.inf
         for part in _likeliest(lower, collected, limit):
             check()
             batch = read(keys[places[part]])
             distances = exact(space, queries.double[which], batch.vectors)
             collected.add(distances, batch.rows, batch.keys)
     return [n.candidates() for n in nearest]
-
-
-def _lower_bounds(
-    space: Space,
-    queries: Queries,
-    which: int,
-    stored: Stored,
-    quantization: Quantization,
-    places: npt.NDArray[np.intp],
-    check: Callable[[], None],
-) -> npt.NDArray[np.float64]:
-    """Bound a query's distances to the vectors at some places, ascending, from below."""
-    lower = np.empty(len(places))
-    end, at = len(stored.keys), 0
-    is_dense = len(places) > _ALL_SHARE * (int(places[-1]) - int(places[0]))
-    while at < len(places):
-        check()
-        first, stop = int(places[at]), at + _GATHERED_PART
-        behind = min(first + _PASSED_PART, end)
-        if is_dense:
-            stop = int(np.searchsorted(places, behind))
-        part = places[at:stop]
-        if is_dense and len(part) > _ALL_SHARE * (behind - first):
-            # What is read in order costs a third of what is gathered.
-            matrix = stored.matrix[first:behind]
-            bounds = coarse_bounds(space, queries, which, matrix, quantization).lower
-            lower[at:stop] = bounds if len(part) == behind - first else bounds[part - first]
-        else:
-            matrix = stored.matrix[part]
-            lower[at:stop] = coarse_bounds(space, queries, which, matrix, quantization).lower
-        at = stop
-    # A bound that is not a number discards nothing.
-    lower[~np.isfinite(lower)] = -np.inf
-    return lower
 
 
 def _likeliest(
@@ -268,32 +230,6 @@ def current_keys(source: Source, rows: npt.NDArray[np.uint32]) -> npt.NDArray[np
     for row in changed:
         keys[int(np.searchsorted(rows, row))] = _key_of(source.txn, source.store, row)
     return keys
-
-
-def _all_bounds(
-    space: Space,
-    queries: Queries,
-    which: int,
-    stored: Stored,
-    quantization: Quantization,
-    places: npt.NDArray[np.intp],
-    check: Callable[[], None],
-) -> CoarseBounds:
-    """Bound a query's distances to the vectors at some places of a graph."""
-    parts = []
-    if len(places) > _ALL_SHARE * len(stored.keys):
-        # What is read in order costs a third of what is gathered.
-        for first in range(0, len(stored.keys), _COARSE_ROWS):
-            check()
-            matrix = stored.matrix[first : first + _COARSE_ROWS]
-            parts.append(coarse_bounds(space, queries, which, matrix, quantization))
-        joined = CoarseBounds(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        return CoarseBounds(joined.lower[places], joined.upper[places])
-    for first in range(0, len(places), _COARSE_ROWS):
-        check()
-        matrix = stored.matrix[places[first : first + _COARSE_ROWS]]
-        parts.append(coarse_bounds(space, queries, which, matrix, quantization))
-    return CoarseBounds(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _possible(

@@ -32,7 +32,7 @@ class Search(NamedTuple):
         selection: Among which records.
         include: What to return of them.
         max_bytes: Bound of the answer.
-        threads: For the graph, at most.
+        threads: For the graph and its vectors, at most.
         check: Called now and then; what it raises ends the search.
     """
 
