@@ -1,7 +1,20 @@
-"""`python -m shoal_gateway`."""
+"""The command `shoal-gateway`, also as `python -m shoal_gateway`."""
 
+import os
 import sys
 
-from shoal_gateway.main import main
+__all__ = ["main"]
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the gateway, and give its exit code."""
+    # Read when gRPC is imported. Without it gRPC writes a line, in a form of its own, for each
+    # handshake that fails: any stranger could fill the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from shoal_gateway.main import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

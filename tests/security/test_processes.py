@@ -202,6 +202,7 @@ def test_the_public_port_speaks_tls_with_certificates_that_can_be_renewed(
         ):
             outdated.count_collections()
         assert connected.count_collections() == 1, "what was connected stays connected"
+    assert "Handshake failed" not in cluster.logged(), "strangers fill no log"
 
 
 def test_the_public_port_asks_for_clients_certificates(start: Start, tmp_path: Path) -> None:

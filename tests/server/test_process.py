@@ -291,3 +291,24 @@ def test_what_libraries_say_is_json_too() -> None:
     assert events[1]["exception"][0]["exc_value"] == "two\nlines"
     assert [event["logger"] for event in events[1:]] == ["asyncio", "py.warnings", "grpc"]
     assert all("timestamp" in event for event in events)
+
+
+@pytest.mark.parametrize("role", ["coordinator", "gateway", "worker"])
+def test_grpc_is_told_what_not_to_log_before_it_is_imported(role: str) -> None:
+    code = (
+        "import os, sys\n"
+        f"from shoal_{role}.__main__ import main\n"
+        "assert 'grpc' not in sys.modules\n"
+        "sys.argv[1:] = ['--help']\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "assert 'grpc' in sys.modules\n"
+        "print(os.environ['GRPC_VERBOSITY'])\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.endswith("ERROR\n")

@@ -1,5 +1,6 @@
 """The command `shoal`, as a script and as `python -m shoal_local`."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["up"]:
         early.keep()
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # as the roles have it
     from shoal_local.cli import main as run  # takes half a second
 
     return run(given)
