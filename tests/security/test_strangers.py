@@ -88,20 +88,27 @@ async def test_a_defect_of_the_guard_lets_nobody_in(served: tuple[int, Guard]) -
 async def test_refusals_are_counted_as_answers(served: tuple[int, Guard]) -> None:
     port, _ = served
 
-    def counted() -> float:
+    def counted(name: str, label: str = "") -> float:
         text = metrics.exposition()[1].decode()
         return sum(
             float(line.rpartition(" ")[2])
             for line in text.splitlines()
-            if line.startswith("grpc_server_handled_total")
+            if line.startswith(f"grpc_server_{name}_total")
             and 'grpc_method="GetVersion"' in line
-            and 'grpc_code="UNAUTHENTICATED"' in line
+            and label in line
         )
 
-    before = counted()
+    before = counted("handled", 'grpc_code="UNAUTHENTICATED"')
+    messages = counted("msg_received"), counted("msg_sent")
     with pytest.raises(UnauthenticatedError):
         await answer_to(port)
-    assert counted() == before + 1
+    assert counted("handled", 'grpc_code="UNAUTHENTICATED"') == before + 1
+    assert (counted("msg_received"), counted("msg_sent")) == messages, "it was not read"
+    with pytest.raises(PermissionDeniedError):
+        await answer_to(port, ("please", "x"), ("name", "stranger"))
+    assert (counted("msg_received"), counted("msg_sent")) == (messages[0] + 1, messages[1])
+    await answer_to(port, ("please", "x"), ("name", "friend"))
+    assert (counted("msg_received"), counted("msg_sent")) == (messages[0] + 2, messages[1] + 1)
 
 
 async def test_a_method_that_nobody_offers_is_unimplemented(served: tuple[int, Guard]) -> None:

@@ -344,9 +344,19 @@ async def test_a_stream_answers_and_raises(sockets: Cluster, way: str) -> None:
         async for answer in rpc.stream(stub.WatchTable, requests()):
             versions.append(answer.version)  # noqa: PERF401 - what came before the error counts
 
+    def messages(name: str) -> float:
+        labels = {
+            "grpc_type": "bidi_stream",
+            "grpc_service": _ROUTING,
+            "grpc_method": "WatchTable",
+        }
+        return metrics.REGISTRY.get_sample_value(f"grpc_server_msg_{name}_total", labels) or 0.0
+
+    before = messages("received"), messages("sent")
     with pytest.raises(errors.FailedPreconditionError, match="thirteen"):
         await read()
     assert versions == [2, 3]
+    assert (messages("received") - before[0], messages("sent") - before[1]) == (3, 2)
 
 
 async def test_a_taken_port_is_refused() -> None:

@@ -29,7 +29,16 @@ _BOUNDS: Final = (*map(floatToGoString, SECONDS), "+Inf")
 class MethodMetrics:
     """What has become of the calls of one method in this process. Thread-safe."""
 
-    __slots__ = ("_handled", "_in_buckets", "_lock", "_seconds", "_started")
+    __slots__ = (
+        "_handled",
+        "_in_buckets",
+        "_lock",
+        "_received",
+        "_seconds",
+        "_sent",
+        "_started",
+        "_unread",
+    )
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,6 +47,10 @@ class MethodMetrics:
         self._handled = {"OK": 0}
         self._in_buckets = [0] * len(_BOUNDS)
         self._seconds = 0.0
+        # Of streams; a unary call has one request, if that was read, and one answer, if it was OK.
+        self._received = 0
+        self._sent = 0
+        self._unread = 0
 
     def began(self) -> None:
         """Count a call that begins."""
@@ -51,11 +64,33 @@ class MethodMetrics:
             self._in_buckets[bisect_left(SECONDS, seconds)] += 1
             self._seconds += seconds
 
+    def was_not_read(self) -> None:
+        """Count a unary call that ends without its request."""
+        with self._lock:
+            self._unread += 1
+
+    def received(self) -> None:
+        """Count a message of a stream that came."""
+        with self._lock:
+            self._received += 1
+
+    def sent(self) -> None:
+        """Count a message of a stream that was sent."""
+        with self._lock:
+            self._sent += 1
+
     def values(self) -> tuple[int, dict[str, int], list[int], float]:
         """Give calls begun, ended by code, ended up to each bound of time, and their time."""
         with self._lock:
             buckets = list(accumulate(self._in_buckets))
             return self._started, dict(self._handled), buckets, self._seconds
+
+    def messages(self, kind: str) -> tuple[int, int]:
+        """Give messages received and sent, of a method of this kind."""
+        with self._lock:
+            if kind == "unary":
+                return self._started - self._unread, self._handled["OK"]
+            return self._received, self._sent
 
 
 class _Methods(Collector):
@@ -76,6 +111,12 @@ class _Methods(Collector):
         handled = CounterMetricFamily(
             "grpc_server_handled", "Calls that were answered.", labels=(*_LABELS, "grpc_code")
         )
+        received = CounterMetricFamily(
+            "grpc_server_msg_received", "Messages that came.", labels=_LABELS
+        )
+        sent = CounterMetricFamily(
+            "grpc_server_msg_sent", "Messages that were sent.", labels=_LABELS
+        )
         seconds = HistogramMetricFamily(
             "grpc_server_handling_seconds", "Time from request to answer.", labels=_LABELS
         )
@@ -84,12 +125,16 @@ class _Methods(Collector):
         for labels, method in methods:
             begun, ended, in_buckets, took_s = method.values()
             started.add_metric(labels, begun)
+            for family, count in zip((received, sent), method.messages(labels[0]), strict=True):
+                family.add_metric(labels, count)
             for code, count in ended.items():
                 handled.add_metric((*labels, code), count)
             buckets = [(bound, float(n)) for bound, n in zip(_BOUNDS, in_buckets, strict=True)]
             seconds.add_metric(labels, buckets, took_s)
         yield started
         yield handled
+        yield received
+        yield sent
         yield seconds
 
 

@@ -206,11 +206,13 @@ class BoundMethod:
             if self._admission is not None:
                 self._admission.check()
         except Exception:
+            self._metrics.was_not_read()
             with self._accounted(call):
                 raise
 
     def refuse(self, error: ShoalError, call: Call) -> None:
         """Count an admitted call whose request does not come as the answer that it gets."""
+        self._metrics.was_not_read()
         with contextlib.suppress(ShoalError), self._accounted(call):
             raise error
 
@@ -252,8 +254,11 @@ class BoundMethod:
         A stream takes no place: it waits most of its life.
         """
         with self._accounted(call):
-            async with contextlib.aclosing(self._function(requests, call)) as answers:
+            async with contextlib.aclosing(
+                self._function(self._counted(requests), call)
+            ) as answers:
                 async for answer in answers:
+                    self._metrics.sent()
                     yield answer
 
     async def answers_bytes(
@@ -266,9 +271,18 @@ class BoundMethod:
                 yield self.parse(request)
 
         with self._accounted(call):
-            async with contextlib.aclosing(self._function(parsed(), call)) as answers:
+            async with contextlib.aclosing(
+                self._function(self._counted(parsed()), call)
+            ) as answers:
                 async for answer in answers:
-                    yield self.serialise(answer)
+                    raw = self.serialise(answer)
+                    self._metrics.sent()
+                    yield raw
+
+    async def _counted(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            self._metrics.received()
+            yield request
 
     def _accounted(self, call: Call) -> _Accounted:
         """Count and time a call, and let nothing out but a `ShoalError` or a cancellation."""
