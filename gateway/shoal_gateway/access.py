@@ -34,6 +34,10 @@ _failures: Final = metrics.counter(
     "Calls refused for their API key: missing, invalid, expired, or without the right.",
     ("why",),
 )
+_denied: Final = _failures.labels("denied")
+_missing: Final = _failures.labels("missing")
+_invalid: Final = _failures.labels("invalid")
+_expired: Final = _failures.labels("expired")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ class Access:
             or not isinstance(caller, Caller)
             or not all(caller.meets(needed) for needed in rule(request, self._table))
         ):
-            _failures.labels("denied").inc()
+            _denied.inc()
             raise PermissionDeniedError(
                 f"the API key does not allow {method} on what the request names",
                 metadata={"method": method},
@@ -122,7 +126,7 @@ class Access:
     def _authenticate(self, call: Call) -> Caller:
         given = _credentials(call)
         if not given:
-            _failures.labels("missing").inc()
+            _missing.inc()
             raise UnauthenticatedError(
                 "this server asks for an API key, and none came with the call: send it as metadata "
                 "`authorization: Bearer KEY` or `api-key: KEY`"
@@ -133,7 +137,7 @@ class Access:
             key, _NO_DIGEST if entry is None else entry.secret_sha256
         )
         if entry is None or not is_right:
-            _failures.labels("invalid").inc()
+            _invalid.inc()
             raise UnauthenticatedError(
                 "the API key is not valid"
                 if len(given) == 1
@@ -143,7 +147,7 @@ class Access:
         if description.HasField("expires_at") and (
             description.expires_at.ToMicroseconds() <= self._now() * 1e6
         ):
-            _failures.labels("expired").inc()
+            _expired.inc()
             raise UnauthenticatedError("the API key has expired")
         return self._caller(entry)
 

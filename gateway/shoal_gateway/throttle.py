@@ -42,6 +42,10 @@ _ADDING: Final = frozenset(f"shoal.v1.RecordService/{name}" for name in ("Add", 
 _refusals: Final = metrics.counter(
     "shoal_gateway_quota_refusals", "Calls refused for a quota, by its limit.", ("limit",)
 )
+_refused_for: Final = {
+    limit: _refusals.labels(limit)
+    for limit in ("requests_per_second", "records_per_second", "max_records", "max_bytes")
+}
 
 
 def quota_id_of_key(key_id: str) -> str:
@@ -161,7 +165,7 @@ class Throttle:
                 continue
             allowed = getattr(quota.limits, limit)
             if used >= allowed:
-                _refusals.labels(limit).inc()
+                _refused_for[limit].inc()
                 raise QuotaExceededError(
                     f"the quota of {_shown(quota)} is {allowed} {limit.removeprefix('max_')}, and "
                     f"{used} are used: delete some, or have it raised",
@@ -184,7 +188,7 @@ class Throttle:
             bucket = self._buckets[key] = _Bucket(max(1.0, rate * _BURST_S), now)
         bucket.fill(rate, now)
         if rate <= 0 or bucket.tokens < 1:
-            _refusals.labels(limit).inc()
+            _refused_for[limit].inc()
             wait_s = _LONGEST_WAIT_S
             if rate > 0:
                 wait_s = min(wait_s, (1 - bucket.tokens) / rate)

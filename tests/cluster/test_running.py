@@ -86,7 +86,15 @@ def test_every_role_has_a_health_and_a_metrics_port(shared: RunningCluster) -> N
         with urllib.request.urlopen(url, timeout=60) as page:
             text = page.read().decode()
         assert f'role="{role["role"]}"' in text
-        assert "grpc_server_handled_total" in text
+        for name in ("started", "handled", "msg_received", "msg_sent"):
+            assert f"grpc_server_{name}_total{{" in text
+        if role["role"] == "gateway":
+            # A counter that comes into being with its first event has no rate at that event.
+            for counted in (
+                'quota_refusals_total{limit="max_bytes"}',
+                'failures_total{why="denied"}',
+            ):
+                assert counted in text
 
 
 def test_no_port_can_be_shared(shared: RunningCluster) -> None:

@@ -32,6 +32,8 @@ _LOOK_EVERY_S: Final = 1.0
 _loads: Final = metrics.counter(
     "shoal_tls_loads", "Times that changed certificate files were read.", ("outcome",)
 )
+_loaded_well: Final = _loads.labels("ok")
+_not_loaded: Final = _loads.labels("failed")
 
 _expiry: Final = metrics.gauge(
     "shoal_certificate_expiry_timestamp_seconds",
@@ -103,10 +105,10 @@ class Certificates:
                 self._stamp = stamp
                 self._loaded = self._load(self._loaded.generation + 1)
             except InvalidArgumentError as error:
-                _loads.labels("failed").inc()
+                _not_loaded.inc()
                 _log.warning("certificates_not_reloaded", message=error.message)
             else:
-                _loads.labels("ok").inc()
+                _loaded_well.inc()
                 _log.info("certificates_reloaded", chain=str(self._chain))
             return self._loaded
 
