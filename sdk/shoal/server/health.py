@@ -133,7 +133,9 @@ class HttpPort:
             async with asyncio.timeout(_HEAD_TIMEOUT_S):
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # whoever asked is gone, slow, or speaks no HTTP: hang up
+            # Whoever asked is gone, slow, or speaks no HTTP: hang up. A close would go on to wait
+            # until he has taken what was written.
+            writer.transport.abort()
         finally:
             writer.close()
 
