@@ -80,7 +80,7 @@ class CoarseQuery:
         self._size = float(np.linalg.norm(back))
         dimension = len(query)
         self._epsilon = _ROUNDING[quantization]
-        self._tiny = _SMALLEST[quantization] * dimension**0.5
+        self._tiny: float = _SMALLEST[quantization] * dimension**0.5
         self._slack = _SUM_ROUNDOFF * dimension
         self._zero: npt.NDArray[np.generic] | None = None
         if space is Space.IP:
@@ -103,7 +103,9 @@ class CoarseQuery:
         """Give what each distance is not below, shape ``(n,)``. Takes the place of `raw`."""
         if self._space is Space.L2:
             return self.bounds(raw).lower
-        return np.subtract(1.0 - self._error(raw), raw[0], out=raw[0])
+        lower: npt.NDArray[np.float64] = raw[0]
+        np.subtract(1.0 - self._error(raw), lower, out=lower)
+        return lower
 
     def bounds(self, raw: npt.NDArray[np.float64]) -> CoarseBounds:
         """Give between what each distance lies."""
@@ -118,12 +120,13 @@ class CoarseQuery:
 
     def _error(self, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | float:
         """Give how far off a dot may be."""
-        longest: npt.NDArray[np.float64] | float = 1.0 + self._slack
-        if self._zero is not None:
-            longest = np.sqrt(raw[1])
-            longest = (longest + self._tiny) * (1.0 + 1.02 * self._epsilon + self._slack)
         relative = self._query_error + (self._epsilon + self._slack) * self._size
-        return relative * longest + (self._tiny * self._size + self._slack)
+        absolute = self._tiny * self._size + self._slack
+        if self._zero is None:
+            return relative * (1.0 + self._slack) + absolute
+        longest: npt.NDArray[np.float64] = np.sqrt(raw[1])
+        longest = (longest + self._tiny) * (1.0 + 1.02 * self._epsilon + self._slack)
+        return relative * longest + absolute
 
     def _pairs(
         self,
