@@ -7,10 +7,11 @@ import numpy.typing as npt
 import pytest
 
 from shoal.v1.collection_pb2 import Space
-from shoal_worker.columns import Column, ColumnReader, KnownHeads
+from shoal_worker.columns import Column, ColumnReader
 from shoal_worker.distances import Queries, exact, exact_of_each
 from shoal_worker.distances import Space as Distance
 from shoal_worker.nearest import ranked, ranked_of_each
+from shoal_worker.vector_file import encode_heads
 from shoal_worker.worker import Worker
 from tests.worker.single import SingleShard, answer_of, graph_of
 
@@ -81,14 +82,27 @@ async def test_rows_are_read_as_records_are_one_by_one(
     with shard.open.pin() as pinned:
         rows = list(range(199, -1, -2))
         together = ColumnReader(pinned.txn, pinned.store, include, 1 << 20)
-        assert together.add_rows(rows, KnownHeads(), nothing)
+        assert together.add_rows(rows, None, nothing)
         one_by_one = ColumnReader(pinned.txn, pinned.store, include, 1 << 20)
         for row in rows:
             record = pinned.store.record(pinned.txn, row)
             assert record is not None
             assert one_by_one.add(record)
         assert together.columns == one_by_one.columns
+        named = ColumnReader(pinned.txn, pinned.store, include - {Column.VECTORS}, 1 << 20)
+        # Of every third record the head is not known, and of one the ID does not fit into it.
+        records = [pinned.store.record(pinned.txn, row) for row in rows]
+        known = [(r.ordinal, r.id.encode()) if r is not None else None for r in records]
+        known[::3] = [None] * len(known[::3])
+        known[1] = (known[1][0], b"x" * 44) if known[1] is not None else None
+        heads = encode_heads(rows, rows, known)
+        heads[::3] = 0
+        assert named.add_rows(rows, heads, nothing)
+        assert named.columns.ids == one_by_one.columns.ids
+        assert named.columns.ordinals == one_by_one.columns.ordinals
+        assert named.columns.metadatas == one_by_one.columns.metadatas
+        assert named.columns.documents == one_by_one.columns.documents
         small = ColumnReader(pinned.txn, pinned.store, include, 1000)
-        assert not small.add_rows(rows, KnownHeads(), nothing)
+        assert not small.add_rows(rows, None, nothing)
         alone = ColumnReader(pinned.txn, pinned.store, include, 10)
-        assert alone.add_rows(rows[:1], KnownHeads(), nothing)
+        assert alone.add_rows(rows[:1], None, nothing)

@@ -7,32 +7,17 @@ row than those that match does not count either.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal_worker.columns import KnownHeads
 from shoal_worker.places import Places, places_of
 from shoal_worker.rows import BitMap, rows_of
 from shoal_worker.scanning import current_keys
 from shoal_worker.state import Pinned
+from shoal_worker.vector_file import Gathered
 
-__all__ = ["CandidateVectors", "Counting"]
-
-
-class Counting(NamedTuple):
-    """Candidates that count.
-
-    Attributes:
-        rows: Shape ``(n,)``.
-        vectors: Shape ``(n, d)``.
-        positions: Which of the candidates they are; None: all.
-    """
-
-    rows: npt.NDArray[np.uint32]
-    vectors: npt.NDArray[np.float32]
-    positions: npt.NDArray[np.intp] | None
+__all__ = ["CandidateVectors"]
 
 
 class CandidateVectors:
@@ -41,18 +26,14 @@ class CandidateVectors:
     Args:
         pinned: In which state.
         rows: Those that match; None: all.
-
-    Attributes:
-        heads: What was read of their records on the way.
     """
 
     def __init__(self, pinned: Pinned, rows: BitMap | None) -> None:
         self._pinned = pinned
         self._state = pinned.state
         self._rows = rows
-        self.heads = KnownHeads()
 
-    def read(self, keys: npt.NDArray[np.uint64], among: BitMap | None = None) -> Counting:
+    def read(self, keys: npt.NDArray[np.uint64], among: BitMap | None = None) -> Gathered:
         """Read the vectors of candidates without those that are not current, or not `among`.
 
         From the file beside the graph, and if there is none, or damaged, from the records.
@@ -63,15 +44,19 @@ class CandidateVectors:
             batch, positions = self._pinned.store.vectors_of(
                 self._pinned.txn, keys.tolist(), state.meta.dimension, among
             )
-            return Counting(batch.rows, batch.vectors, positions)
-        (vectors, rows, heads), positions = read
-        if among is not None:
-            matching = np.array([row in among for row in rows.tolist()], np.bool_)
-            if not matching.all():
-                vectors, rows, heads = vectors[matching], rows[matching], heads[matching]
-                positions = np.flatnonzero(matching) if positions is None else positions[matching]
-        self.heads.note(rows, heads)
-        return Counting(rows, vectors, positions)
+            return Gathered(batch.rows, batch.vectors, None, positions)
+        if among is None:
+            return read
+        rows, vectors, heads, positions = read
+        matching = np.array([row in among for row in rows.tolist()], np.bool_)
+        if matching.all():
+            return read
+        return Gathered(
+            rows[matching],
+            vectors[matching],
+            None if heads is None else heads[matching],
+            np.flatnonzero(matching) if positions is None else positions[matching],
+        )
 
     @functools.cached_property
     def matching_keys(self) -> npt.NDArray[np.uint64] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -11,18 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import OverloadedError
-from shoal_worker.environment import Transaction
+from shoal_worker.environment import Database, Transaction
 from shoal_worker.sealed import DamagedValueError
 from shoal_worker.store import Record, Store
-from shoal_worker.vector_file import HEAD, HEAD_BYTES
+from shoal_worker.vector_file import HEAD
 
-__all__ = ["Column", "ColumnReader", "Columns", "KnownHeads"]
+__all__ = ["Column", "ColumnReader", "Columns", "packed_ordinals", "too_large"]
 
 _STRING_OVERHEAD_BYTES: Final = 4
 """What a string costs in a message beside its own bytes: its tag and length."""
 
-
-_EMPTY_HEAD: Final = bytes(HEAD_BYTES)
 
 _ROWS_AT_ONCE: Final = 64
 """Rows that are read between two looks at the bound."""
@@ -75,52 +74,6 @@ class Columns:
         )
 
 
-class KnownHeads:
-    """What was read of records beside their vectors: IDs and ordinals."""
-
-    __slots__ = ("_encoded", "_heads", "_places", "_rows")
-
-    def __init__(self) -> None:
-        self._rows: list[npt.NDArray[np.uint32]] = []
-        self._heads: list[npt.NDArray[np.uint64]] = []
-        # Made of both when they are first asked for, after the last was noted: where each row's
-        # head is among the encoded ones.
-        self._encoded = b""
-        self._places: dict[int, int] | None = None
-
-    def note(self, rows: npt.NDArray[np.uint32], heads: npt.NDArray[np.uint64]) -> None:
-        """Take note of heads (`vector_file`), a line for each row."""
-        self._rows.append(rows)
-        self._heads.append(heads)
-
-    def of(
-        self, txn: Transaction, store: Store, rows: Sequence[int]
-    ) -> tuple[list[str], list[int]]:
-        """Give IDs and ordinals of rows, reading those that are not known.
-
-        Raises:
-            DamagedValueError: If one has no record.
-        """
-        if self._places is None:
-            noted = [row for rows in self._rows for row in rows.tolist()]
-            self._places = dict(
-                zip(noted, range(0, HEAD_BYTES * len(noted), HEAD_BYTES), strict=True)
-            )
-            self._encoded = b"".join([*(heads.tobytes() for heads in self._heads), _EMPTY_HEAD])
-        # What is not known is found in the empty head behind the others, and read below.
-        place_of, head, encoded = self._places.get, HEAD.unpack_from, self._encoded
-        nowhere = len(encoded) - HEAD_BYTES
-        found = [head(encoded, place_of(row, nowhere)) for row in rows]
-        ids = [name[:length].decode() for _, _, _, length, name in found]
-        ordinals = [ordinal for _, ordinal, _, _, _ in found]
-        if "" in ids:
-            unknown = [i for i, name in enumerate(ids) if not name]
-            read = store.records_of(txn, [rows[i] for i in unknown])
-            for i, name, ordinal in zip(unknown, read[0], read[1], strict=True):
-                ids[i], ordinals[i] = name, ordinal
-        return ids, ordinals
-
-
 class ColumnReader:
     """Reads records into columns, up to a bound of bytes."""
 
@@ -130,18 +83,14 @@ class ColumnReader:
         self._txn = txn
         self._store = store
         self._max_bytes = max_bytes
-        self.columns = Columns.empty(include)
-        columns = self.columns
+        self.columns = columns = Columns.empty(include)
         # Where to read what was asked for beside vectors.
         self._metadatas = columns.metadatas
-        self._texts = [
-            (database, column)
-            for database, column in (
-                (store.documents, columns.documents),
-                (store.uris, columns.uris),
-            )
-            if column is not None
-        ]
+        self._texts: list[tuple[Database, list[str | None]]] = []
+        if columns.documents is not None:
+            self._texts.append((store.documents, columns.documents))
+        if columns.uris is not None:
+            self._texts.append((store.uris, columns.uris))
 
     def add(self, record: Record) -> bool:
         """Append a record.
@@ -178,24 +127,30 @@ class ColumnReader:
             column.append(None if text is None else text.decode())
         return True
 
-    def add_rows(self, rows: Sequence[int], known: KnownHeads, check: Callable[[], None]) -> bool:
+    def add_rows(
+        self,
+        rows: Sequence[int],
+        heads: npt.NDArray[np.uint64] | None,
+        check: Callable[[], None],
+    ) -> bool:
         """Append the records of rows, which must have one.
 
         Args:
             rows: The rows.
-            known: What need not be read of some of them.
-            check: Called every few records; what it raises ends the reading.
+            heads: What is known of them, as candidates have it (`nearest.Candidates`).
+            check: Called after every few records; what it raises ends the reading.
 
         Returns:
             False if the columns grew over their bound: it is noticed every few records.
         """
         columns, txn, store = self.columns, self._txn, self._store
         for first in range(0, len(rows), _ROWS_AT_ONCE):
-            check()
+            if first:
+                check()
             part = rows[first : first + _ROWS_AT_ONCE]
             keys: list[int] = []
-            if columns.vectors is None:
-                ids, ordinals = known.of(txn, store, part)
+            if columns.vectors is None and heads is not None:
+                ids, ordinals = self._names(part, heads[first : first + _ROWS_AT_ONCE])
             else:
                 ids, ordinals, keys = store.records_of(txn, part)
             columns.ids += ids
@@ -216,6 +171,26 @@ class ColumnReader:
                 return False
         return True
 
+    def _names(
+        self, rows: Sequence[int], heads: npt.NDArray[np.uint64]
+    ) -> tuple[list[str], list[int]]:
+        """Give IDs and ordinals of rows by their heads, reading those that have none, or only half.
+
+        Raises:
+            DamagedValueError: If one has no record.
+        """
+        ids: list[str] = []
+        ordinals: list[int] = []
+        for _, ordinal, _, length, name in HEAD.iter_unpack(heads.tobytes()):
+            ids.append(name[:length].decode())
+            ordinals.append(ordinal)
+        if "" in ids:
+            unknown = [i for i, name in enumerate(ids) if not name]
+            read = self._store.records_of(self._txn, [rows[i] for i in unknown])
+            for i, name, ordinal in zip(unknown, read[0], read[1], strict=True):
+                ids[i], ordinals[i] = name, ordinal
+        return ids, ordinals
+
     def _add_vectors(self, vectors: list[bytes], keys: Sequence[int]) -> int:
         """Append the vectors of keys, and give how many bytes they have."""
         size = 0
@@ -230,23 +205,18 @@ class ColumnReader:
 
 def _size_of(values: Sequence[bytes | None]) -> int:
     """Give roughly what values weigh in a message."""
-    return _STRING_OVERHEAD_BYTES * len(values) + sum([len(value) for value in values if value])
+    return _STRING_OVERHEAD_BYTES * len(values) + sum(map(len, filter(None, values)))
 
 
-def check_answer_fits(fits: bool, max_bytes: int) -> None:
-    """Refuse an answer over its bound.
-
-    Raises:
-        OverloadedError: It names `include`, which is what the caller can change.
-    """
-    if not fits:
-        raise OverloadedError(
-            f"the answer would exceed {max_bytes} bytes: ask for less with `include`, or for fewer "
-            "results or queries",
-            metadata={"limit": "max_answer_bytes", "field": "include"},
-        )
+def too_large(max_bytes: int) -> OverloadedError:
+    """Refuse an answer over its bound: it names `include`, which is what the caller can change."""
+    return OverloadedError(
+        f"the answer would exceed {max_bytes} bytes: ask for less with `include`, or for fewer "
+        "results or queries",
+        metadata={"limit": "max_answer_bytes", "field": "include"},
+    )
 
 
 def packed_ordinals(ordinals: Sequence[int]) -> bytes:
     """Give ordinals as little-endian uint64 bytes."""
-    return np.array(ordinals, "<u8").tobytes()
+    return struct.pack(f"<{len(ordinals)}Q", *ordinals)

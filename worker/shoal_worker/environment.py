@@ -82,15 +82,9 @@ class Reader:
     ) -> None:
         self.close()
 
-    def renew(self) -> None:
-        """Move the transaction to the newest committed state."""
-        self.txn.abort()
-        self.txn = self._environment._begin()
-
     def close(self) -> None:
         """End the transaction."""
-        self.txn.abort()
-        self._environment._leave()
+        self._environment.end_reading(self.txn)
 
 
 class StandingReaderEndedError(Exception):
@@ -248,12 +242,26 @@ class Environment:
 
     def read(self) -> Reader:
         """Begin a read transaction on the newest committed state."""
+        return Reader(self, self.begin_reading())
+
+    def begin_reading(self) -> Transaction:
+        """Begin a read transaction on the newest committed state; `end_reading` must end it."""
         self._enter()
         try:
-            return Reader(self, self._begin())
+            return self._begin()
         except BaseException:
             self._leave()
             raise
+
+    def renewed(self, txn: Transaction) -> Transaction:
+        """Move a read transaction to the newest committed state."""
+        txn.abort()
+        return self._begin()
+
+    def end_reading(self, txn: Transaction) -> None:
+        """End a read transaction."""
+        txn.abort()
+        self._leave()
 
     def stand(self) -> StandingReader:
         """Begin a read transaction on the newest committed state, to be used in steps."""

@@ -25,14 +25,16 @@ from shoal_worker.store import VectorBatch
 from shoal_worker.ungraphed import Ungraphed
 from shoal_worker.vector_file import DamagedVectorsError
 
-__all__ = ["ExactScans"]
+__all__ = ["ExactScans", "least_scan_us"]
 
 _REMEMBERED_PLANS: Final = 1024
 """Estimates that are kept: one search is planned as the one before it."""
 
 
 @functools.lru_cache(_REMEMBERED_PLANS)
-def _scan_us(matching_count: int, stored_count: int, dimension: int, query_count: int) -> float:
+def least_scan_us(
+    matching_count: int, stored_count: int, dimension: int, query_count: int
+) -> float:
     """Estimate an exact scan in the cheaper of its ways; no vectors are stored: 0."""
     read = scan_us(matching_count, dimension, query_count)
     if not stored_count:
@@ -81,7 +83,9 @@ class ExactScans:
         """Estimate what a scan of what matches costs."""
         graph = self._state.graph
         stored_count = 0 if graph is None or not graph.has_stored else graph.vector_count
-        return _scan_us(self._matching_count, stored_count, self._state.meta.dimension, query_count)
+        return least_scan_us(
+            self._matching_count, stored_count, self._state.meta.dimension, query_count
+        )
 
     def of_fresh(self) -> list[Candidates]:
         """Scan what matches in the fresh set, for all queries."""

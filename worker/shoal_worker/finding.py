@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_worker.candidate_vectors import CandidateVectors
-from shoal_worker.columns import KnownHeads
 from shoal_worker.distances import Queries, Space, exact, exact_of_each
-from shoal_worker.exact_scans import ExactScans
+from shoal_worker.exact_scans import ExactScans, least_scan_us
 from shoal_worker.graph import Graph
 from shoal_worker.nearest import Candidates, ranked, ranked_of_each
 from shoal_worker.planning import walk_us
 from shoal_worker.rows import BitMap
 from shoal_worker.sought import Method, Search
 from shoal_worker.state import Pinned
+from shoal_worker.vector_file import HEAD_WORDS
 
 __all__ = ["Finder"]
 
@@ -61,6 +61,28 @@ _REMEMBERED_PLANS: Final = 1024
 _walk_us = functools.lru_cache(_REMEMBERED_PLANS)(walk_us)
 
 
+@functools.lru_cache(_REMEMBERED_PLANS)
+def _planned(
+    vector_count: int,
+    matching_share: float,
+    matching_count: int,
+    stored_count: int,
+    dimension: int,
+    limit: int,
+    is_filtered: bool,
+    query_count: int,
+) -> tuple[int, bool]:
+    """Say how many candidates to ask of a graph at first, and whether a scan is cheaper."""
+    # So many are to be ranked that the limit is surely among them.
+    if is_filtered:
+        wanted = limit * _FILTERED_OVERFETCH
+    else:
+        wanted = limit + max(_OVERFETCH_LEAST, int(limit * _OVERFETCH_SHARE))
+    count = min(vector_count, int(wanted / matching_share) + 1)
+    scanned_us = least_scan_us(matching_count, stored_count, dimension, query_count)
+    return count, scanned_us < walk_us(count, matching_share, dimension, query_count)
+
+
 class Finder:
     """Finds what one search seeks."""
 
@@ -80,31 +102,51 @@ class Finder:
         self._matching_count = matching_count
         self._limit = min(sought.limit, matching_count)
         self._candidates = CandidateVectors(pinned, rows)
-        self._scans = ExactScans(
-            pinned, space, sought, self._queries, rows, matching_count, self._candidates
-        )
+        self._pinned = pinned
+        self._made_scans: ExactScans | None = None
         self._ranked_count = 0
 
     @property
     def candidate_count(self) -> int:
         """Candidates whose exact distance was computed."""
-        return self._ranked_count + self._scans.candidate_count
+        scans = self._made_scans
+        return self._ranked_count + (scans.candidate_count if scans is not None else 0)
 
     @property
-    def heads(self) -> KnownHeads:
-        """What was read of the records of candidates on the way."""
-        return self._candidates.heads
+    def _scans(self) -> ExactScans:
+        # Most searches need none.
+        if self._made_scans is None:
+            self._made_scans = ExactScans(
+                self._pinned,
+                self._space,
+                self._sought,
+                self._queries,
+                self._rows,
+                self._matching_count,
+                self._candidates,
+            )
+        return self._made_scans
 
     def run(self) -> tuple[Method, list[Candidates]]:
         """Find each query's nearest."""
-        graph = self._state.graph
-        if graph is None or not self._state.graph_live_count:
+        state = self._state
+        graph, fresh_count = state.graph, state.fresh.live_count
+        if graph is None or fresh_count == state.meta.record_count:
             return Method.EXACT, self._scans.without_graph()
-        first_count = self._first_count(graph)
         query_count = len(self._queries.single)
-        if self._scans.us(query_count) < self._walk_us(graph, first_count, query_count):
+        first_count, is_scan_cheaper = _planned(
+            graph.vector_count,
+            self._share(graph),
+            self._matching_count,
+            graph.vector_count if graph.has_stored else 0,
+            state.meta.dimension,
+            self._limit,
+            self._rows is not None,
+            query_count,
+        )
+        if is_scan_cheaper:
             return Method.EXACT, self._scans.of_all(np.arange(query_count))
-        beside = self._scans.of_fresh() if self._state.fresh.live_count else None
+        beside = self._scans.of_fresh() if fresh_count else None
         if self._rows is None and query_count == 1:
             only = self._walk_once(graph, first_count, beside)
             if only is not None:
@@ -130,17 +172,6 @@ class Finder:
     def _kept(self) -> int:
         """Candidates of the graph that are kept of each query."""
         return self._limit if self._rows is None else 2 * self._limit
-
-    def _first_count(self, graph: Graph) -> int:
-        """How many candidates to ask of the graph at first."""
-        return min(graph.vector_count, int(self._wanted / self._share(graph)) + 1)
-
-    @property
-    def _wanted(self) -> int:
-        """Candidates that are to be ranked, so that the limit is surely among them."""
-        if self._rows is not None:
-            return self._limit * _FILTERED_OVERFETCH
-        return self._limit + max(_OVERFETCH_LEAST, int(self._limit * _OVERFETCH_SHARE))
 
     def _share(self, graph: Graph) -> float:
         """Of the graph's vectors, those that are current and match, if they lie evenly."""
@@ -240,7 +271,7 @@ class Finder:
             places = np.arange(keys.size) if is_candidate is None else np.flatnonzero(is_candidate)
             return self._rank_few(which, flat, places // shape[1])
         current = self._candidates.read(flat)
-        rows, vectors, positions = current.rows, current.vectors, current.positions
+        rows, vectors, heads, positions = current
         if is_candidate is not None or positions is not None:
             # Spread out again, so that every query has as many places.
             places = np.arange(keys.size) if is_candidate is None else np.flatnonzero(is_candidate)
@@ -252,6 +283,10 @@ class Finder:
                 np.zeros((keys.size, dimension), np.float32),
             )
             rows[places], vectors[places] = current.rows, current.vectors
+            if heads is not None:
+                spread = np.zeros((keys.size, HEAD_WORDS), np.uint64)
+                spread[places] = heads
+                heads = spread
         queries = self._queries
         if which.size != len(queries.single):
             queries = queries.part(which)
@@ -261,7 +296,7 @@ class Finder:
         else:
             self._ranked_count += int(np.count_nonzero(is_candidate))
             distances[~is_candidate.reshape(shape)] = np.inf
-        return ranked_of_each(distances, rows.reshape(shape), keys, self._limit)
+        return ranked_of_each(distances, rows.reshape(shape), keys, self._limit, heads)
 
     def _rank_one(self, query: int, keys: npt.NDArray[np.uint64]) -> Candidates:
         """Rank the candidates of one query exactly, leaving out what is not current."""
@@ -270,7 +305,7 @@ class Finder:
             keys = keys[current.positions]
         self._ranked_count += len(keys)
         distances = exact(self._space, self._queries.double[query], current.vectors)
-        return ranked(distances, current.rows, keys, self._limit)
+        return ranked(distances, current.rows, keys, self._limit, current.heads)
 
     def _rank_few(
         self,
@@ -308,5 +343,6 @@ class Finder:
         for i, query in enumerate(which.tolist()):
             part = slice(bounds[i], bounds[i + 1])
             distances = exact(self._space, self._queries.double[query], current.vectors[part])
-            found.append(ranked(distances, current.rows[part], keys[part], self._kept))
+            heads = None if current.heads is None else current.heads[part]
+            found.append(ranked(distances, current.rows[part], keys[part], self._kept, heads))
         return found

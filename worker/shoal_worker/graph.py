@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc  # noqa: F401 - see above
 import numpy as np
@@ -56,7 +56,6 @@ __all__ = [
     "Graph",
     "GraphWriter",
     "Quantization",
-    "Walked",
 ]
 
 _MAX_KEY: Final = 2**64 - 2
@@ -192,22 +191,6 @@ _MATRIX_TYPES: Final[Mapping[Quantization, np.dtype[Any]]] = {
 """Of the vectors in a checkpoint. i8 scales them in a way of its own."""
 
 
-def _square(query: npt.NDArray[np.float32]) -> float:
-    return float(query @ query)
-
-
-class Walked(NamedTuple):
-    """What a graph found.
-
-    Attributes:
-        keys: Shape ``(q, count)``, nearest first.
-        counts: How many of each line count, shape ``(q,)``.
-    """
-
-    keys: npt.NDArray[np.uint64]
-    counts: npt.NDArray[np.intp]
-
-
 class Graph:
     """An immutable graph: a view of a checkpoint. The file may be unlinked while it is in use."""
 
@@ -219,6 +202,9 @@ class Graph:
         self._index.view_index_from_buffer(content.graph)
         self._index.expansion_search = ef
         self._fit = fit
+        self._is_cosine = fit.space is Space.COSINE
+        # Whether the number type is one whose vectors `stored` may give.
+        self.has_stored = fit.quantization in _MATRIX_TYPES
         self.sequence = header.sequence
         self.last_key = header.last_key
         self.vector_count = header.vector_count
@@ -240,35 +226,35 @@ class Graph:
         except RuntimeError as error:
             raise DamagedCheckpointError("damaged", f"USearch refuses it: {error}") from error
 
-    def search(self, queries: npt.NDArray[np.float32], count: int, threads: int) -> Walked:
+    def search(
+        self, queries: npt.NDArray[np.float32], count: int, threads: int
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:
         """Find candidates.
 
         Args:
             queries: Shape ``(q, d)``, as the user gave them.
             count: Candidates wanted for each query; above `ef_search` it widens the search.
             threads: How many at most.
+
+        Returns:
+            Keys, shape ``(q, count)``, nearest first, and how many of each line count.
         """
         asked = queries
         # A query's own length does not change the order of its dots; only one near the ends of
         # float32's range has to be brought back from there.
-        if self._fit.space is Space.COSINE and (
-            len(queries) > 1 or not _SMALLEST_SQUARE < _square(queries[0]) < _LARGEST_SQUARE
+        if self._is_cosine and (
+            len(queries) > 1 or not _SMALLEST_SQUARE < queries[0].dot(queries[0]) < _LARGEST_SQUARE
         ):
             asked = self._fit.prepared(queries)
         keys, _, counts, _, _ = self._index.search_many(
             asked, count, False, threads, None, ScalarKind.F32
         )
-        return Walked(keys, counts)
+        return keys, counts
 
     @property
     def quantization(self) -> Quantization:
         """The number type of its vectors."""
         return self._fit.quantization
-
-    @property
-    def has_stored(self) -> bool:
-        """Whether the number type is one whose vectors `stored` may give."""
-        return self._fit.quantization in _MATRIX_TYPES
 
     @functools.cached_property
     def stored(self) -> Stored | None:

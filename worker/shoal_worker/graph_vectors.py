@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from shoal_worker.places import Places
 from shoal_worker.stored import places_in
 from shoal_worker.vector_file import DamagedVectorsError, Gathered, VectorFile
 
-__all__ = ["Current", "Deaths", "GraphVectors"]
+__all__ = ["Deaths", "GraphVectors"]
 
 _ALIVE: Final = np.uint64(2**64 - 1)
 
@@ -90,18 +90,6 @@ class Deaths:
         return result
 
 
-class Current(NamedTuple):
-    """The vectors of candidates that count.
-
-    Attributes:
-        gathered: They, with rows and heads.
-        positions: Which of the candidates they are; None: all.
-    """
-
-    gathered: Gathered
-    positions: npt.NDArray[np.intp] | None
-
-
 class GraphVectors:
     """Reads the vectors of a graph.
 
@@ -137,7 +125,7 @@ class GraphVectors:
         """Whether nothing damaged was met."""
         return self._is_sound
 
-    def current(self, keys: npt.NDArray[np.uint64], sequence: int) -> Current | None:
+    def current(self, keys: npt.NDArray[np.uint64], sequence: int) -> Gathered | None:
         """Read the vectors of candidates without those that are not current.
 
         Args:
@@ -154,12 +142,11 @@ class GraphVectors:
         else:
             places = places_in(self.keys, keys)
         alive = self.deaths.alive(places, sequence)
-        positions: npt.NDArray[np.intp] | None = None
-        if alive is not None:
-            positions = np.flatnonzero(alive)
-            places, keys = places[positions], keys[positions]
         try:
-            return Current(self._file.read(places, keys), positions)
+            if alive is None:
+                return self._file.read(places, keys)
+            positions = np.flatnonzero(alive)
+            return self._file.read(places[positions], keys[positions])._replace(positions=positions)
         except DamagedVectorsError as error:
             self.report(error)
         except IndexError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from shoal.errors import InvalidArgumentError, ShoalError
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.v1.filter_pb2 import Where, WhereDocument
-from shoal.v1.value_pb2 import IdList, Include, StringColumn
+from shoal.v1.value_pb2 import Include, StringColumn
 from shoal.wire.vectors import decode_vectors
 from shoal_worker.columns import Column, Columns, packed_ordinals
 from shoal_worker.matching import Selection
@@ -42,8 +43,12 @@ _COLUMNS: Final = {
     Include.INCLUDE_URIS: Column.URIS,
 }
 
+_REMEMBERED_INCLUDES: Final = 64
+"""Sets of columns that were asked for, in whatever order: a dozen or two are."""
+
 _BATCH_ID_BYTES: Final = 16
 _EVERYTHING: Final = Selection()
+_FLOAT64: Final = np.dtype("<f8")
 
 
 # Decoding.
@@ -154,17 +159,21 @@ def decode_selection(
     id_prefix: str = "",
 ) -> Selection:
     """Decode which records a request means."""
-    ids: IdList | None = request.ids if request.HasField("ids") else None
-    where, where_document = decode_filters(request)
-    if ids is None and where is None and where_document is None and not id_prefix:
+    has = request.HasField
+    if not (has("where") or has("where_document") or has("ids") or id_prefix):
         return _EVERYTHING
     return Selection(
-        list(ids.values) if ids is not None else None, where, where_document, id_prefix
+        list(request.ids.values) if has("ids") else None, *decode_filters(request), id_prefix
     )
 
 
 def decode_include(include: Sequence[Include.ValueType]) -> frozenset[Column]:
     """Decode what an answer is to carry."""
+    return _columns_of(tuple(include))
+
+
+@functools.lru_cache(_REMEMBERED_INCLUDES)
+def _columns_of(include: tuple[Include.ValueType, ...]) -> frozenset[Column]:
     return frozenset([_COLUMNS[i] for i in include if i in _COLUMNS])
 
 
@@ -182,7 +191,7 @@ def encode_matches(matches: Matches, dimension: int, answer: pb.ShardMatches) ->
     """Encode what a search found into an empty message."""
     distances: npt.NDArray[np.float64] = matches.distances
     answer.match_counts.extend(matches.counts)
-    answer.distances = distances.astype("<f8", copy=False).tobytes()
+    answer.distances = distances.astype(_FLOAT64, copy=False).tobytes()
     answer.ordinals = packed_ordinals(matches.columns.ordinals)
     _fill_columns(answer.records, matches.columns, dimension)
 

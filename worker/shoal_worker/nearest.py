@@ -6,12 +6,15 @@ of insertion.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Candidates", "Nearest", "ranked", "ranked_of_each"]
+from shoal_worker.vector_file import HEAD_WORDS
+
+__all__ = ["Candidates", "Nearest", "heads_of_all", "ranked", "ranked_of_each"]
 
 
 class Candidates(NamedTuple):
@@ -21,11 +24,14 @@ class Candidates(NamedTuple):
         distances: Shape ``(n,)``, ascending.
         rows: Shape ``(n,)``.
         keys: Shape ``(n,)``.
+        heads: What was read of their records beside their vectors (`vector_file.HEAD`), shape
+            ``(n, HEAD_WORDS)``; zeros where nothing was. None: nothing of any.
     """
 
     distances: npt.NDArray[np.float64]
     rows: npt.NDArray[np.uint32]
     keys: npt.NDArray[np.uint64]
+    heads: npt.NDArray[np.uint64] | None = None
 
     @staticmethod
     def none() -> Candidates:
@@ -36,7 +42,8 @@ class Candidates(NamedTuple):
         """Give the `limit` nearest."""
         if len(self.rows) <= limit:
             return self
-        return Candidates(self.distances[:limit], self.rows[:limit], self.keys[:limit])
+        heads = None if self.heads is None else self.heads[:limit]
+        return Candidates(self.distances[:limit], self.rows[:limit], self.keys[:limit], heads)
 
     def merged(self, other: Candidates, limit: int) -> Candidates:
         """Give the `limit` nearest of both; no row may be in both."""
@@ -49,7 +56,20 @@ class Candidates(NamedTuple):
             np.concatenate((self.rows, other.rows)),
             np.concatenate((self.keys, other.keys)),
             limit,
+            heads_of_all((self, other)),
         )
+
+
+def heads_of_all(parts: Sequence[Candidates]) -> npt.NDArray[np.uint64] | None:
+    """Give the heads of several lists of candidates, one list after the other; None: of none."""
+    if all(part.heads is None for part in parts):
+        return None
+    return np.concatenate(
+        [
+            np.zeros((len(part.rows), HEAD_WORDS), np.uint64) if part.heads is None else part.heads
+            for part in parts
+        ]
+    )
 
 
 def ranked(
@@ -57,10 +77,13 @@ def ranked(
     rows: npt.NDArray[np.uint32],
     keys: npt.NDArray[np.uint64],
     limit: int,
+    heads: npt.NDArray[np.uint64] | None = None,
 ) -> Candidates:
     """Give the `limit` nearest of unsorted candidates."""
     order = np.lexsort((rows, distances))[:limit]
-    return Candidates(distances[order], rows[order], keys[order])
+    return Candidates(
+        distances[order], rows[order], keys[order], None if heads is None else heads[order]
+    )
 
 
 def ranked_of_each(
@@ -68,6 +91,7 @@ def ranked_of_each(
     rows: npt.NDArray[np.uint32],
     keys: npt.NDArray[np.uint64],
     limit: int,
+    heads: npt.NDArray[np.uint64] | None = None,
 ) -> list[Candidates]:
     """Give the `limit` nearest of each query's candidates.
 
@@ -76,14 +100,21 @@ def ranked_of_each(
         rows: Shape ``(q, n)``.
         keys: Shape ``(q, n)``.
         limit: At least 1.
+        heads: Shape ``(q * n, HEAD_WORDS)``, if they were read.
     """
     order = np.lexsort((rows, distances), axis=-1)[:, :limit]
     # Places in the flat arrays: `take` is several times faster than `take_along_axis`.
     order += np.arange(0, rows.size, rows.shape[1])[:, None]
     distances, rows, keys = distances.take(order), rows.take(order), keys.take(order)
     counts = (distances < np.inf).sum(axis=1).tolist()
+    if heads is None:
+        return [
+            Candidates(distances[i, :count], rows[i, :count], keys[i, :count])
+            for i, count in enumerate(counts)
+        ]
+    heads = heads.take(order, axis=0)
     return [
-        Candidates(distances[i, :count], rows[i, :count], keys[i, :count])
+        Candidates(distances[i, :count], rows[i, :count], keys[i, :count], heads[i, :count])
         for i, count in enumerate(counts)
     ]
 

@@ -8,7 +8,7 @@ served. XXH3 costs 0.1 µs for a vector of 384 floats, crc32 0.6.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import xxhash
@@ -26,6 +26,7 @@ __all__ = [
 SEAL_BYTES: Final = 4
 _SEAL: Final = struct.Struct("<I")
 _digest = xxhash.xxh3_64_intdigest
+_digest_bytes = xxhash.xxh3_64_digest
 
 
 class DamagedValueError(Exception):
@@ -61,14 +62,14 @@ def unseal(value: bytes | memoryview, place: int, what: str) -> bytes:
 
 
 def unseal_each(
-    values: Sequence[bytes | memoryview | None], places: Sequence[int], what: str
+    values: Iterable[bytes | memoryview | None], places: Sequence[int], what: str
 ) -> list[bytes | None]:
     """Give the payloads of many sealed values, copied; None for None.
 
     Raises:
         DamagedValueError: If a checksum does not fit.
     """
-    digest, number = _digest, int.from_bytes
+    digest = _digest_bytes
     payloads: list[bytes | None] = []
     for value, place in zip(values, places, strict=True):
         if value is None:
@@ -76,7 +77,9 @@ def unseal_each(
             continue
         stored = bytes(value)
         payload = stored[:-SEAL_BYTES]
-        if number(stored[-SEAL_BYTES:], "little") != digest(payload, place) & 0xFFFFFFFF:
+        # A digest begins with its highest byte, a seal is its four lowest, the lowest first: they
+        # are compared without making numbers of them.
+        if stored[-SEAL_BYTES:] != digest(payload, place)[: -SEAL_BYTES - 1 : -1]:
             raise DamagedValueError(f"{what} {place} is damaged: its checksum does not fit")
         payloads.append(payload)
     return payloads

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import DimensionMismatchError
-from shoal_worker.columns import ColumnReader, Columns, KnownHeads, check_answer_fits
+from shoal_worker.columns import ColumnReader, Columns, too_large
 from shoal_worker.distances import Space
 from shoal_worker.finding import Finder
 from shoal_worker.matching import select
-from shoal_worker.nearest import Candidates
+from shoal_worker.nearest import Candidates, heads_of_all
 from shoal_worker.rows import BitMap
 from shoal_worker.sought import Method, Search
 from shoal_worker.state import Pinned
@@ -69,39 +69,35 @@ def search(pinned: Pinned, space: Space, sought: Search) -> Matches:
         )
     rows: BitMap | None = None
     matching_count = meta.record_count
-    began = time.perf_counter()
-    examined_count = 0
+    examined_count, filter_seconds = 0, 0.0
     if not sought.selection.is_everything and meta.record_count:
+        began = time.perf_counter()
         selected = select(pinned.source, sought.selection, check=sought.check)
         rows, examined_count = selected.rows, selected.examined_count
         matching_count = len(rows)
         if matching_count == meta.record_count:
             rows = None
-    selected_at = time.perf_counter()
+        filter_seconds = time.perf_counter() - began
     if matching_count:
         finder = Finder(pinned, space, sought, rows, matching_count)
         method, found = finder.run()
-        matches = _read(pinned, sought, found, finder.heads)
+        matches = _read(pinned, sought, found)
         matches.method, matches.matching_count = method, matching_count
         matches.candidate_count = finder.candidate_count
     else:
         none = Columns.empty(sought.include)
         matches = Matches([0] * len(sought.queries), none, np.empty(0))
-    matches.examined_count = examined_count
-    matches.filter_seconds = selected_at - began
+    matches.examined_count, matches.filter_seconds = examined_count, filter_seconds
     return matches
 
 
-def _read(
-    pinned: Pinned,
-    sought: Search,
-    found: list[Candidates],
-    heads: KnownHeads,
-) -> Matches:
+def _read(pinned: Pinned, sought: Search, found: list[Candidates]) -> Matches:
     reader = ColumnReader(pinned.txn, pinned.store, sought.include, sought.max_bytes)
-    rows, distances = found[0].rows, found[0].distances
+    distances, rows, _, heads = found[0]
     if len(found) > 1:
         rows = np.concatenate([c.rows for c in found])
         distances = np.concatenate([c.distances for c in found])
-    check_answer_fits(reader.add_rows(rows.tolist(), heads, sought.check), sought.max_bytes)
+        heads = heads_of_all(found)
+    if not reader.add_rows(rows.tolist(), heads, sought.check):
+        raise too_large(sought.max_bytes)
     return Matches([len(c.rows) for c in found], reader.columns, distances)

@@ -18,6 +18,9 @@ __all__ = ["Method", "Search"]
 class Method(Enum):
     """How a search found what it found."""
 
+    # Enum's own hash is written in Python, and every search looks its method up twice.
+    __hash__ = object.__hash__
+
     NOTHING = auto()
     EXACT = auto()
     GRAPH = auto()

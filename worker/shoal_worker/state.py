@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shoal_worker.environment import Environment, Reader, Transaction
+from shoal_worker.environment import Environment, Transaction
 from shoal_worker.fresh import FreshSet
 from shoal_worker.graph import Graph
 from shoal_worker.graph_vectors import GraphVectors
@@ -94,7 +94,7 @@ class Publication:
 class Pinned:
     """A state together with a read transaction of the same sequence; a context manager."""
 
-    __slots__ = ("_reader", "indexes", "state", "store", "txn")
+    __slots__ = ("_environment", "indexes", "state", "store", "txn")
 
     def __init__(
         self,
@@ -105,18 +105,17 @@ class Pinned:
     ) -> None:
         self.store = store
         self.indexes = indexes
-        self._reader: Reader = environment.read()
-        self.txn: Transaction = self._reader.txn
+        self._environment = environment
+        self.txn: Transaction = environment.begin_reading()
         try:
             state = publication.of(store.sequence(self.txn))
             # The transaction is older than what is published: a commit came between. Each turn
             # needs another commit, and a commit takes far longer than a turn.
             while state is None:
-                self._reader.renew()
-                self.txn = self._reader.txn
+                self.txn = environment.renewed(self.txn)
                 state = publication.of(store.sequence(self.txn))
         except BaseException:
-            self._reader.close()
+            environment.end_reading(self.txn)
             raise
         self.state: State = state
 
@@ -129,4 +128,4 @@ class Pinned:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.close()
+        self._environment.end_reading(self.txn)

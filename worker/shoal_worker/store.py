@@ -27,6 +27,7 @@ import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -180,6 +181,14 @@ def _vector_layout(dimension: int) -> np.dtype[np.void]:
     return np.dtype([("vector", "<f4", (dimension,)), ("row", "<u4"), ("seal", "<u4")])
 
 
+def _payloads(
+    txn: Transaction, database: Database, rows: Sequence[int], what: str
+) -> list[bytes | None]:
+    # One by one, so that a value is verified while it is in the nearest cache.
+    stored = map(txn.get, map(row_key, rows), repeat(None), repeat(database))
+    return unseal_each(stored, rows, what)
+
+
 class Store:
     """Reads and writes the schema inside transactions that the caller owns."""
 
@@ -259,10 +268,7 @@ class Store:
         Raises:
             DamagedValueError: If one has no record.
         """
-        get, pack, database = txn.get, _U32.pack, self.records
-        payloads = unseal_each(
-            [get(pack(row), None, database) for row in rows], rows, "the record of row"
-        )
+        payloads = _payloads(txn, self.records, rows, "the record of row")
         unpack, head_bytes = _RECORD.unpack_from, _RECORD.size
         ids: list[str] = []
         ordinals: list[int] = []
@@ -280,10 +286,7 @@ class Store:
 
     def heads_of(self, txn: Transaction, rows: Sequence[int]) -> list[tuple[int, bytes] | None]:
         """Read ordinals and encoded IDs of rows, in their order; None where there is no record."""
-        get, pack, database = txn.get, _U32.pack, self.records
-        payloads = unseal_each(
-            [get(pack(row), None, database) for row in rows], rows, "the record of row"
-        )
+        payloads = _payloads(txn, self.records, rows, "the record of row")
         head_bytes, unpack = _RECORD.size, _RECORD.unpack_from
         return [
             None if payload is None else (unpack(payload)[1], payload[head_bytes:])
@@ -324,8 +327,7 @@ class Store:
         self, txn: Transaction, database: Database, rows: Sequence[int]
     ) -> list[bytes | None]:
         """Read metadata, documents or URIs of rows, copied, in the order of the rows."""
-        get, pack = txn.get, _U32.pack
-        return unseal_each([get(pack(row), None, database) for row in rows], rows, "a value of row")
+        return _payloads(txn, database, rows, "a value of row")
 
     def documents_of(self, txn: Transaction) -> Iterator[tuple[int, bytes]]:
         """Walk over the rows that have a document, ascending, and their documents, copied."""

@@ -73,6 +73,7 @@ HEAD: Final = struct.Struct(f"<QQIB{_ID_BYTES}s")
 _NO_ID: Final = (0, b"")
 
 _WORD: Final = np.dtype("<u8")
+_NUMBER: Final = np.dtype("<f4")
 
 
 class DamagedVectorsError(Exception):
@@ -105,14 +106,16 @@ class Gathered(NamedTuple):
     """Vectors that were read, verified.
 
     Attributes:
-        vectors: Shape ``(n, d)``.
         rows: Shape ``(n,)``.
-        heads: Shape ``(n, HEAD_WORDS)``; see `HEAD`.
+        vectors: Shape ``(n, d)``.
+        heads: Shape ``(n, HEAD_WORDS)``; see `HEAD`. None: they were read elsewhere.
+        positions: Which of those that were asked for they are; None: all.
     """
 
-    vectors: npt.NDArray[np.float32]
     rows: npt.NDArray[np.uint32]
-    heads: npt.NDArray[np.uint64]
+    vectors: npt.NDArray[np.float32]
+    heads: npt.NDArray[np.uint64] | None = None
+    positions: npt.NDArray[np.intp] | None = None
 
 
 def encode_heads(
@@ -256,9 +259,9 @@ class VectorFile:
         ):
             raise DamagedVectorsError("damaged", "a vector is not what was written")
         return Gathered(
-            slots.view("<f4")[:, : self._dimension],
             # The row is the lower half of the word.
             slots[:, at + 2].astype(np.uint32),
+            slots.view(_NUMBER)[:, : self._dimension],
             slots[:, at : at + HEAD_WORDS],
         )
 

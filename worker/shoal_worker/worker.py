@@ -293,11 +293,12 @@ class Worker:
             StaleRouteError: If the shard is not held at that epoch.
             DataLossError: If it is gone, or the read met damage.
         """
+        held = self.held
         for _ in range(_LOOKUPS):
-            holding = self._find(reference)
+            holding = held.find(reference.collection_id, reference.shard_id, reference.epoch)
             shard = holding.ready
             try:
-                with self.held.using(holding):
+                with held.using(holding):
                     if shard is not None and not shard.reading_waits and is_cheap(shard):
                         return work(shard)
                     return await self.off_loop(functools.partial(self._run, holding, work))
