@@ -87,8 +87,9 @@ def test_every_state_answers_as_if_it_was_looked_through(
 
 @pytest.mark.parametrize("space", list(Space))
 def test_large_blocks_and_small_ones_are_one_set(space: Space) -> None:
-    seen = written([(200, []), (5000, [3, 77]), (4000, [0, 5000])], 3)[-1]
-    assert len(seen.state.blocks) > 7
+    commits: list[tuple[int, list[int]]] = [(1, [])] * 150
+    seen = written([*commits, (200, []), (5000, [3, 77]), (4000, [0, 5000])], 3)[-1]
+    assert len(seen.state.blocks) > 6
     query = np.full((1, DIMENSION), 0.3, np.float32)
     (found,) = seen.state.search(space, Queries.of(query), 50)
     answer = list(zip(found.distances.tolist(), found.rows.tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import platform
 import resource
 from pathlib import Path
 
@@ -100,6 +101,85 @@ async def test_calls_go_on_while_shards_are_closed_under_them(tmp_path: Path) ->
     await asyncio.gather(*(use(shards[turn % 4], turn) for turn in range(100)))
 
     assert [await shard.count() for shard in shards] == [25] * 4
+    await worker.close()
+
+
+async def test_a_small_shard_that_nobody_uses_is_closed_and_opened_again(tmp_path: Path) -> None:
+    before = live_shards()
+    worker = await started(tmp_path, settings=WorkerSettings(close_after_s=1))
+    shards = [await SingleShard.create(worker) for _ in range(5)]
+    for shard in shards:
+        await shard.add(["a", "b"], [[1.0], [2.0]])
+
+    await until(lambda: not worker.held.open)
+
+    # The thread that was busy with one at last may hold it until it is busy again.
+    await until(lambda: live_shards() - before <= 1)
+    assert await shard.count() == 2
+    assert [held.shard_id for held in worker.held.open] == [shard.reference.shard_id]
+    await worker.close()
+
+
+async def test_what_is_used_stays_open(tmp_path: Path) -> None:
+    worker = await started(tmp_path)
+    used, unused = await SingleShard.create(worker), await SingleShard.create(worker)
+    for shard in (used, unused):
+        await shard.add(["a"], [[1.0]])
+        await until(lambda shard=shard: not shard.open.indexes.lag)  # type: ignore[misc]
+    (holding,) = (h for h in worker.held.all() if h.name == used.reference.shard_id)
+
+    with worker.held.using(holding):
+        closed_count = worker.held.close_unused(0.0)
+
+    assert closed_count == 1
+    assert [held.shard_id for held in worker.held.open] == [used.reference.shard_id]
+    assert worker.held.close_unused(3600.0) == 0
+    await worker.close()
+
+
+async def test_a_shard_that_takes_long_to_open_stays_open(tmp_path: Path) -> None:
+    worker = await started(tmp_path)
+    shard = await SingleShard.create(worker)
+    vectors = np.random.default_rng(1).normal(size=(1200, 1000))
+    await shard.add([f"r{i}" for i in range(1200)], vectors)
+    await until(lambda: not shard.open.indexes.lag)
+
+    assert worker.held.close_unused(0.0) == 0
+
+    await shard.delete([f"r{i}" for i in range(1100)])
+    await worker.close()
+    worker = await started(tmp_path)
+    shard = shard.on(worker)
+    assert await shard.count() == 100
+    await until(lambda: not shard.open.indexes.lag)
+    assert worker.held.close_unused(0.0) == 1
+    await worker.close()
+
+
+def anonymous_bytes() -> int:
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("the system does not say")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have no such rule")
+async def test_an_open_shard_costs_little_more_than_its_vectors(tmp_path: Path) -> None:
+    worker = await started(tmp_path)
+    shards = [await SingleShard.create(worker) for _ in range(40)]
+    vectors = np.random.default_rng(1).normal(size=(10, 4))
+    for shard in shards:
+        await shard.add([f"r{i}" for i in range(10)], vectors)
+    await worker.close()
+    worker = await started(tmp_path)
+    await shards[0].on(worker).count()
+    before = anonymous_bytes()
+
+    for shard in shards[1:]:
+        await shard.on(worker).count()
+
+    # LMDB's reserves, if they were touched, would be 2 MB each.
+    assert anonymous_bytes() - before < 39 * 300 * 1024
     await worker.close()
 
 

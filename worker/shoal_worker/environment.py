@@ -22,6 +22,7 @@ from typing import Final, TypeAlias, TypeVar
 import lmdb
 
 from shoal.server.cut_short import cut_short
+from shoal_worker.allocation import reserving
 from shoal_worker.metrics import SYNC_SECONDS
 
 __all__ = [
@@ -172,27 +173,25 @@ class Environment:
         map_bytes = initial_map_bytes
         while map_bytes < 2 * size:
             map_bytes *= 2
-        self._environment = lmdb.open(
-            str(path),
-            subdir=False,
-            map_size=map_bytes,
-            max_dbs=len(databases) + len(derived),
-            max_readers=MAX_READERS,
-            create=create,
-            # Reads touch scattered pages; the kernel's read-ahead would fetch their neighbours.
-            readahead=False,
-            sync=not is_draft,
-            metasync=not is_draft,
-        )
+        with reserving():
+            self._environment = lmdb.open(
+                str(path),
+                subdir=False,
+                map_size=map_bytes,
+                max_dbs=len(databases) + len(derived),
+                max_readers=MAX_READERS,
+                create=create,
+                # Reads touch scattered pages; the kernel's read-ahead would fetch their neighbours.
+                readahead=False,
+                sync=not is_draft,
+                metasync=not is_draft,
+            )
         self._map_bytes = map_bytes
         self._check_length()
         self.page_bytes: int = self._environment.stat()["psize"]
         # A killed process leaves its reader slots behind, and with them old pages pinned.
         self._environment.reader_check()
-        self.databases: Mapping[str, Database] = {
-            **self._open_databases(databases, create),
-            **self._open_databases(derived, True),
-        }
+        self.databases: Mapping[str, Database] = self._open_databases(databases, derived, create)
         # Of the gate, as it is entered by those who need not wait: a condition's own way is written
         # in Python.
         self._gate_lock = threading.RLock()
@@ -209,11 +208,21 @@ class Environment:
             self._environment.close()
             raise lmdb.CorruptedError(wrong)
 
-    def _open_databases(self, names: Sequence[str], create: bool) -> dict[str, Database]:
+    def _open_databases(
+        self, names: Sequence[str], derived: Sequence[str], create: bool
+    ) -> dict[str, Database]:
+        """Open all in one transaction: each of its own would sync each that it creates."""
+        environment = self._environment
         try:
-            return {name: self._environment.open_db(name.encode(), create=create) for name in names}
+            # One that creates nothing writes nothing.
+            with environment.begin(write=True) as txn:
+                return {
+                    name: environment.open_db(name.encode(), txn=txn, create=create or is_derived)
+                    for group, is_derived in ((names, False), (derived, True))
+                    for name in group
+                }
         except lmdb.Error:
-            self._environment.close()
+            environment.close()
             raise
 
     @property

@@ -292,7 +292,7 @@ class FreshWriter:
         self._exact.update(key for key in exact_keys if key in present)
         taken = 0
         while taken < len(batch.keys):
-            block = self._block_with_room(batch.vectors.shape[1])
+            block = self._block_with_room(batch.vectors.shape[1], len(batch.keys) - taken)
             count = min(block.capacity - block.filled, len(batch.keys) - taken)
             place = slice(block.filled, block.filled + count)
             part = slice(taken, taken + count)
@@ -308,11 +308,11 @@ class FreshWriter:
             block.filled += count
             taken += count
 
-    def _block_with_room(self, dimension: int) -> _Block:
+    def _block_with_room(self, dimension: int, wanted: int) -> _Block:
         if self._blocks and self._blocks[-1].filled < self._blocks[-1].capacity:
             return self._blocks[-1]
         total = sum(block.capacity for block in self._blocks)
-        capacity = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, total))
+        capacity = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, total, wanted))
         self._blocks.append(_Block(capacity, dimension))
         return self._blocks[-1]
 

@@ -1,4 +1,5 @@
-"""The shards that a worker holds: opened at their first use, closed when others need the room.
+"""The shards that a worker holds: opened at their first use, closed when others need the room, or
+nobody has used them for long.
 
 A held shard is what lies in the data directory; it serves at one epoch. Opening takes milliseconds
 and happens on the caller's thread. A shard that is closed under a caller that has just looked it
@@ -7,10 +8,11 @@ up says so (`EnvironmentClosedError`), and the caller looks it up again.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -28,7 +30,6 @@ from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal_worker import metrics
 from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.file_sizes import size_of_files
-from shoal_worker.holds import EndedBatches
 from shoal_worker.identity import (
     IDENTITY_FORMAT,
     configuration_of,
@@ -37,6 +38,7 @@ from shoal_worker.identity import (
 )
 from shoal_worker.layout import DataDirectory, ShardFate
 from shoal_worker.loading import create_records, peek
+from shoal_worker.open_shards import Holding, OpenShards, Summary
 from shoal_worker.shard import Shard
 
 __all__ = ["HeldShards", "Holding"]
@@ -45,80 +47,9 @@ _logger: Final = structlog.get_logger(__name__)
 
 OpenShard = Callable[[Path, ShardIdentity], Shard]
 
-
-class Holding:
-    """One held shard.
-
-    Attributes:
-        identity: Whose it is, at which epoch; None if it cannot be read.
-        loss: Why it cannot serve, or None.
-    """
-
-    def __init__(
-        self, shard_id: UUID, identity: ShardIdentity | None, loss: DataLossError | None
-    ) -> None:
-        self.shard_id = shard_id
-        self.name = str(shard_id)
-        self.identity = identity
-        self.loss = loss
-        self.lock = threading.Lock()  # held while it is opened, closed, changed or deleted
-        self.shard: Shard | None = None  # replaced under the lock, read without
-        self.is_gone = False
-        self.summary: Summary | None = None  # under the lock: as it was closed, or looked at
-        self.ended_batches = EndedBatches()  # guarded by the lock of the shard that is open
-        self.user_count = 0  # guarded by the lock of HeldShards: calls that are about to use it
-
-    @property
-    def ready(self) -> Shard | None:
-        """The shard, if it is open and sound."""
-        shard = self.shard
-        return shard if shard is not None and not shard.failed else None
-
-
-class _Use:
-    """Keeps a shard from being closed: a class, for a generator costs each call twice as much."""
-
-    __slots__ = ("_holding", "_lock", "_open")
-
-    def __init__(
-        self, holding: Holding, lock: threading.Lock, open_holdings: OrderedDict[str, Holding]
-    ) -> None:
-        self._holding = holding
-        self._lock = lock
-        self._open = open_holdings
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._holding.user_count += 1
-            if self._holding.name in self._open:
-                self._open.move_to_end(self._holding.name)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._holding.user_count -= 1
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What is known of a shard, open or not.
-
-    Attributes:
-        record_count: Records.
-        fresh_count: Those that no graph holds yet; 0 for one that was not open in this process.
-        sequence: Of its last write.
-        disk_bytes: Bytes of its files.
-    """
-
-    record_count: int
-    fresh_count: int
-    sequence: int
-    disk_bytes: int
-
-
-def _summary_of(shard: Shard) -> Summary:
-    state = shard.newest
-    meta = state.meta
-    return Summary(meta.record_count, state.fresh.live_count, meta.sequence, shard.disk_bytes())
+_QUICK_BYTES: Final = 4 * 1024 * 1024
+"""Vectors that are read when a shard without a graph is opened, in some ten milliseconds: one with
+more, and one whose graph has to be read through, stays open as long as there is room."""
 
 
 class HeldShards:
@@ -143,12 +74,10 @@ class HeldShards:
     ) -> None:
         self._directory = directory
         self._open_shard = open_shard
-        self._max_open = max_open
-        self._max_memory_bytes = max_memory_bytes
         self._leave = leave
         self._lock = threading.Lock()
         self._holdings: dict[str, Holding] = {}  # guarded by _lock for changes
-        self._open: OrderedDict[str, Holding] = OrderedDict()  # guarded by _lock; oldest use first
+        self._open = OpenShards(max_open, max_memory_bytes)
         for shard_id in directory.held_shards():
             self._holdings[str(shard_id)] = self._found(shard_id)
         self._count()
@@ -205,9 +134,7 @@ class HeldShards:
     @property
     def open(self) -> list[Shard]:
         """Every shard that is open and sound."""
-        with self._lock:
-            holdings = list(self._open.values())
-        return [shard for h in holdings if (shard := h.ready) is not None]
+        return [shard for h in self._open.all() if (shard := h.ready) is not None]
 
     # Finding.
 
@@ -258,10 +185,16 @@ class HeldShards:
                 shard = self._open_shard(path, holding.identity)
                 shard.queue.ended_batches = holding.ended_batches
                 holding.shard = shard
-                with self._lock:
-                    self._open[holding.name] = holding
+                holding.opening_count += 1
+                self._open.add(holding)
         self._make_room()
         return shard
+
+    def changed(self, shard: Shard) -> None:
+        """Take note that a shard has changed, and may hold more. Costs next to nothing."""
+        holding = self._holdings.get(shard.shard_id)
+        if holding is not None and holding.shard is shard:
+            self._open.weigh(holding)
 
     def summary(self, holding: Holding) -> Summary:
         """Say what a shard holds, without opening one that is closed. Not for the event loop.
@@ -272,51 +205,88 @@ class HeldShards:
         """
         shard = holding.ready
         if shard is not None:
-            return _summary_of(shard)
+            return Summary.of(shard)
         with holding.lock:
-            if holding.loss is not None:
-                raise holding.loss
-            if holding.is_gone or holding.identity is None:
-                raise StaleRouteError(f"shard {holding.shard_id} was deleted")
-            path = self._directory.shard_path(holding.shard_id)
-            if not path.is_dir():
-                raise self._gone(holding.shard_id)
-            if holding.shard is not None:
-                return _summary_of(holding.shard)
-            if holding.summary is None:
-                # What is closed does not change: it is looked at once.
-                meta = peek(path, holding.identity)
-                size = size_of_files(path)
-                holding.summary = Summary(meta.record_count, 0, meta.sequence, size)
-            return holding.summary
+            return self._looked_at(holding)
 
-    def using(self, holding: Holding) -> _Use:
+    def summary_at_once(self, holding: Holding) -> Summary | None:
+        """As `summary`; None if somebody opens or closes it just now, which may take long."""
+        shard = holding.ready
+        if shard is not None:
+            return Summary.of(shard)
+        if not holding.lock.acquire(blocking=False):
+            return None
+        try:
+            return self._looked_at(holding)
+        finally:
+            holding.lock.release()
+
+    def _looked_at(self, holding: Holding) -> Summary:
+        """With the holding's lock held."""
+        if holding.loss is not None:
+            raise holding.loss
+        if holding.is_gone or holding.identity is None:
+            raise StaleRouteError(f"shard {holding.shard_id} was deleted")
+        path = self._directory.shard_path(holding.shard_id)
+        if not path.is_dir():
+            raise self._gone(holding.shard_id)
+        if holding.shard is not None:
+            return Summary.of(holding.shard)
+        if holding.summary is None:
+            # What is closed does not change: it is looked at once.
+            meta = peek(path, holding.identity)
+            size = size_of_files(path)
+            holding.summary = Summary(meta.record_count, 0, meta.sequence, size)
+        return holding.summary
+
+    def using(self, holding: Holding) -> contextlib.AbstractContextManager[None]:
         """Keep a shard from being closed to make room, in a `with`."""
-        return _Use(holding, self._lock, self._open)
+        return self._open.using(holding)
 
     def _make_room(self) -> None:
         """Close the shards that were not used for longest, as far as they are idle."""
-        with self._lock:
-            oldest = list(self._open.values())
-            surplus = len(self._open) - self._max_open
-        memory_bytes = sum(shard.memory_bytes for shard in self.open) - self._max_memory_bytes
-        for holding in oldest:
-            if surplus <= 0 and memory_bytes <= 0:
-                break
-            shard = holding.shard
-            freed = shard.memory_bytes if shard is not None else 0
-            if self._close_if_idle(holding):
-                surplus -= 1
-                memory_bytes -= freed
+        if self._open.are_too_many():
+            for holding in self._open.all():
+                if not self._open.are_too_many():
+                    break
+                self._close_if_idle(holding)
+        if self._open.hold_too_much():
+            oldest = self._open.all()
+            # A graph may have taken in since what was weighed after the last write.
+            for holding in oldest:
+                self._open.weigh(holding)
+            for holding in oldest:
+                if not self._open.hold_too_much():
+                    break
+                self._close_if_idle(holding)
         metrics.OPEN_SHARDS.set(len(self._open))
 
-    def _close_if_idle(self, holding: Holding) -> bool:
+    def close_unused(self, unused_s: float) -> int:
+        """Close the small shards that nobody has used for a time; they are opened again in a
+        millisecond.
+
+        Returns:
+            How many were closed.
+        """
+        closed_count = 0
+        before = time.monotonic() - unused_s
+        for holding in self._open.unused_since(before):
+            shard = holding.ready
+            if shard is None or not _opens_quickly(shard):
+                continue
+            if shard.indexes.lag or shard.is_being_cut:
+                continue
+            closed_count += self._close_if_idle(holding, before)
+        metrics.OPEN_SHARDS.set(len(self._open))
+        return closed_count
+
+    def _close_if_idle(self, holding: Holding, before: float = math.inf) -> bool:
         if not holding.lock.acquire(blocking=False):
             return False
         try:
-            if holding.user_count or (
-                holding.shard is not None and not holding.shard.queue.is_idle
-            ):
+            if holding.user_count or holding.used_at > before:
+                return False
+            if holding.shard is not None and not holding.shard.queue.is_idle:
                 return False
             self._close(holding)
             return True
@@ -356,9 +326,8 @@ class HeldShards:
             self._leave(shard)
             shard.close()
             if not shard.failed and shard.directory.is_dir():
-                holding.summary = _summary_of(shard)
-        with self._lock:
-            self._open.pop(holding.name, None)
+                holding.summary = Summary.of(shard)
+        self._open.remove(holding)
 
     # Changing.
 
@@ -471,3 +440,10 @@ class HeldShards:
             with holding.lock:
                 self._close(holding)
         self._count()
+
+
+def _opens_quickly(shard: Shard) -> bool:
+    """Whether a shard, closed now, would be open again before its caller notices."""
+    state = shard.newest
+    is_bare = state.graph is None and state.ungraphed is None and not state.unloaded_below
+    return is_bare and shard.memory_bytes <= _QUICK_BYTES

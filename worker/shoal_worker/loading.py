@@ -61,9 +61,9 @@ told otherwise; more stay in the records."""
 def create_records(
     directory: Path, cluster_id: UUID, shard_id: UUID, configuration: Configuration
 ) -> None:
-    """Make the empty records of a new shard, durable."""
+    """Make the empty records of a new shard, durable as a whole."""
     environment = Environment(
-        directory / RECORDS_FILE, DATABASES, create=True, derived=DERIVED_DATABASES
+        directory / RECORDS_FILE, DATABASES, create=True, derived=DERIVED_DATABASES, is_draft=True
     )
     try:
         store = Store(environment)
@@ -75,6 +75,7 @@ def create_records(
             indexes.begin(txn)
 
         environment.write(fill)
+        environment.sync()
     finally:
         environment.close()
 

@@ -24,10 +24,17 @@ class WorkerSettings(RoleSettings):
         None, help="host:port at which others reach this worker; by default where it listens."
     )
     max_open_shards: int = setting(
-        512,
+        2048,
         help="Shards whose files are open at a time; the one unused for longest is closed.",
         minimum=1,
         maximum=65536,
+    )
+    close_after_s: int = setting(
+        5 * 60,
+        help="Seconds without use after which a small shard is closed; opening it again takes some"
+        " milliseconds.",
+        minimum=1,
+        maximum=10 * 365 * 24 * 60 * 60,
     )
     memory_bytes: int = setting(
         4 * 1024 * 1024 * 1024,

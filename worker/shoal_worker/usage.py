@@ -1,26 +1,23 @@
 """What the worker's shards hold, for the coordinator, which holds quotas against it.
 
 Reports are incremental: with a heartbeat goes what has changed since the last one that was
-answered. A shard that is open is looked at each time, which costs two numbers in memory and the
-sizes of its files; one that is not open has not changed, and is opened once after each
-registration, a few with each heartbeat, because a coordinator that was restarted knows nothing.
+answered. A shard that may have changed is looked at, whether it is open or not, which opens none;
+after a start each is looked at once, a few with each heartbeat. All that happens on a thread: a
+heartbeat waits a moment for it, and is sent without if it takes longer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from shoal.errors import ShoalError
 from shoal.internal.v1.membership_service_pb2 import ShardUsage
-from shoal.internal.v1.worker_service_pb2 import ShardReference
 from shoal_worker.environment import EnvironmentClosedError
 
 if TYPE_CHECKING:
-    from shoal_worker.holding import Holding
-    from shoal_worker.shard import Shard
+    from shoal_worker.open_shards import Holding
     from shoal_worker.worker import Worker
 
 __all__ = ["UsageReports"]
@@ -28,12 +25,17 @@ __all__ = ["UsageReports"]
 MAX_REPORTED: Final = 1_000
 """Shards in one heartbeat."""
 
-_MAX_OPENED: Final = 16
-"""Closed shards that are opened for one heartbeat."""
+_LOOKING_S: Final = 0.1
+"""How long one heartbeat has shards looked at that nobody has looked at since the start: a hundred
+and more."""
 
-_OPENING_S: Final = 1.0
-"""How long one heartbeat waits for shards to be opened. One that has lost its graph may take longer
-than a worker may be silent: it is reported with a later one."""
+_RECENTLY_S: Final = 60.0
+_ALL_EVERY_S: Final = 15.0
+"""A shard that was used within the last minute is asked with each heartbeat whether it has changed;
+one that was not changes by what is built behind it alone. Asking takes 4 us."""
+
+_WAIT_S: Final = 1.0
+"""How long one heartbeat waits for a look: a disk may take longer than a worker may be silent."""
 
 
 class UsageReports:
@@ -47,8 +49,11 @@ class UsageReports:
         self._worker = worker
         # As last reported and answered, by shard.
         self._reported: dict[str, ShardUsage] = {}
-        # Of closed shards that an earlier heartbeat did not wait for any longer, by shard.
-        self._opening: dict[str, asyncio.Task[ShardUsage | None]] = {}
+        # As last looked at, by shard, with the holding's version then. The look's, while there is
+        # one.
+        self._found: dict[str, tuple[object, ShardUsage]] = {}
+        self._look: asyncio.Task[None] | None = None
+        self._all_at = 0.0  # the look's: when all are asked again
 
     def forget(self) -> None:
         """Report everything again: to a coordinator that may know nothing."""
@@ -56,72 +61,64 @@ class UsageReports:
 
     async def changed(self) -> list[ShardUsage]:
         """Give what has changed since it was last `answered`."""
-        found: list[ShardUsage] = []
-        closed_left = _MAX_OPENED
-        give_up_at = time.monotonic() + _OPENING_S
-        for holding in self._worker.held.all():
-            if len(found) >= MAX_REPORTED:
+        if self._look is None:
+            looking = self._worker.off_loop(self._look_at_all)
+            self._look = asyncio.create_task(looking, name="looking at usage")
+        if not (await asyncio.wait([self._look], timeout=_WAIT_S))[0]:
+            return []
+        look, self._look = self._look, None
+        look.result()
+        if len(self._reported) > 2 * len(self._found):
+            self._reported = {i: u for i, u in self._reported.items() if i in self._found}
+        changed: list[ShardUsage] = []
+        for shard_id, (_, usage) in self._found.items():
+            if len(changed) >= MAX_REPORTED:
                 break
-            shard_id = str(holding.shard_id)
-            if holding.ready is None:
-                if shard_id in self._reported or closed_left == 0:
-                    continue
-                closed_left -= 1
-                usage = await self._opened_until(give_up_at, holding)
-            else:
-                self._opening.pop(shard_id, None)
-                usage = await self._usage_of(holding)
-            if usage is not None and usage != self._reported.get(shard_id):
-                found.append(usage)
-        return found
+            known = self._reported.get(shard_id)
+            if usage is not known and usage != known:
+                changed.append(usage)
+        return changed
 
     def answered(self, usages: list[ShardUsage]) -> None:
         """Note that the coordinator has taken this in."""
         for usage in usages:
             self._reported[usage.shard_id] = usage
-        if len(self._reported) > 2 * len(self._worker.held.all()):
-            held = {str(holding.shard_id) for holding in self._worker.held.all()}
-            self._reported = {i: u for i, u in self._reported.items() if i in held}
 
-    async def _opened_until(self, give_up_at: float, holding: Holding) -> ShardUsage | None:
-        """Open a closed shard and give what it holds; None if that takes longer."""
-        shard_id = str(holding.shard_id)
-        opening = self._opening.get(shard_id)
-        if opening is None:
-            opening = asyncio.create_task(self._usage_of(holding), name="opening for usage")
-            self._opening[shard_id] = opening
-        left_s = max(0.0, give_up_at - time.monotonic())
-        if not (await asyncio.wait([opening], timeout=left_s))[0]:
-            return None
-        del self._opening[shard_id]
-        return opening.result()
+    # On a thread.
 
-    async def _usage_of(self, holding: Holding) -> ShardUsage | None:
-        identity = holding.identity
-        if identity is None:
-            return None
-        reference = ShardReference(
-            collection_id=identity.entry.collection.id,
-            shard_id=identity.shard_id,
-            epoch=identity.epoch,
-        )
+    def _look_at_all(self) -> None:
+        now = time.monotonic()
+        give_up_at = now + _LOOKING_S
+        are_all_due = now >= self._all_at
+        if are_all_due:
+            self._all_at = now + _ALL_EVERY_S
+        holdings = self._worker.held.all()
+        for holding in holdings:
+            known = self._found.get(holding.name)
+            if known is not None and not are_all_due and now - holding.used_at > _RECENTLY_S:
+                continue
+            version = holding.version
+            if known is not None and known[0] == version:
+                continue
+            if version is None and time.monotonic() >= give_up_at:
+                continue
+            usage = self._usage_of(holding)
+            if usage is not None:
+                self._found[holding.name] = (version, usage)
+        if len(self._found) > len(holdings):
+            held = {holding.name for holding in holdings}
+            self._found = {i: found for i, found in self._found.items() if i in held}
+
+    def _usage_of(self, holding: Holding) -> ShardUsage | None:
+        """Look at a shard; None if somebody opens or closes it just now, or it is damaged."""
         try:
-            return await self._worker.read(reference, _measure(str(holding.shard_id)), _never)
+            summary = self._worker.held.summary_at_once(holding)
         except (ShoalError, EnvironmentClosedError):
-            return None  # damaged, or going: whoever asks for its data is told
-
-
-def _measure(shard_id: str) -> Callable[[Shard], ShardUsage]:
-    def measure(shard: Shard) -> ShardUsage:
+            return None  # whoever asks for its data is told
+        if summary is None:
+            return None
         return ShardUsage(
-            shard_id=shard_id,
-            record_count=shard.newest.meta.record_count,
-            disk_bytes=shard.disk_bytes(),
+            shard_id=holding.name,
+            record_count=summary.record_count,
+            disk_bytes=summary.disk_bytes,
         )
-
-    return measure
-
-
-def _never(_shard: Shard) -> bool:
-    """File sizes are asked of the kernel: not on the event loop."""
-    return False

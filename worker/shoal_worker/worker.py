@@ -34,6 +34,7 @@ from shoal.internal.v1.worker_service_pb2 import ShardReference, WriteShardRespo
 from shoal.server import open_files
 from shoal.server.clock import HybridClock
 from shoal_worker.building import Building
+from shoal_worker.closing import Closing
 from shoal_worker.compacting import Compacting
 from shoal_worker.cutting import Cutting
 from shoal_worker.environment import EnvironmentClosedError
@@ -97,6 +98,7 @@ class Worker:
         self.cutting = Cutting(self, data_dir / "cuts")
         self.filling = Filling(self, data_dir / "fills")
         self.compacting = Compacting(self._building, self.settings.erase_after_s, lambda: self.held)
+        self._closing_unused = Closing(self.settings.close_after_s, lambda: self.held)
         self.data_service = ShardDataService(self)
         self.control_service = ShardControlService(self)
 
@@ -130,6 +132,7 @@ class Worker:
         self._building.start()
         self.indexing.start()
         self.compacting.start()
+        self._closing_unused.start()
 
     def _max_open_shards(self) -> int:
         wanted = self.settings.max_open_shards
@@ -157,6 +160,7 @@ class Worker:
         return shard
 
     def _consider(self, shard: Shard) -> None:
+        self.held.changed(shard)
         self._building.consider(shard)
         self.indexing.consider(shard)
         self.compacting.consider(shard)
@@ -207,6 +211,7 @@ class Worker:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
+        self._closing_unused.close()
         self.cutting.close()
         self.filling.close()
         self.compacting.close()

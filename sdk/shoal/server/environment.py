@@ -19,7 +19,7 @@ PREFIX: Final = "SHOAL_"
 
 SETTINGS: Final = frozenset(
     """
-    advertise allow_reset auth bootstrap_key_file cluster_ca cluster_cert cluster_key
+    advertise allow_reset auth bootstrap_key_file close_after_s cluster_ca cluster_cert cluster_key
     cluster_name commit_threads coordinator data data_dir default_timeout_s erase_after_s
     expected_workers gateways health_port heartbeat_s host insecure lease_s log_format
     log_level max_answer_bytes max_batch_records max_concurrent_calls max_dimension

@@ -1,0 +1,50 @@
+"""Closes small shards that nobody uses, and gives what they held back to the system.
+
+An open shard keeps its vectors in memory, and LMDB keeps pages for the next transaction as large as
+its largest. Both go when it is closed; a small one is open again before its caller notices.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from shoal_worker.allocation import give_back
+from shoal_worker.holding import HeldShards
+
+__all__ = ["Closing"]
+
+_LOOK_EVERY_S: Final = 15.0
+"""How often, at most: a look at shards that are all in use costs next to nothing."""
+
+
+class Closing:
+    """The thread that closes them.
+
+    Args:
+        unused_s: After which time.
+        held: Gives the worker's shards.
+    """
+
+    def __init__(self, unused_s: float, held: Callable[[], HeldShards]) -> None:
+        self._unused_s = unused_s
+        self._held = held
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shoal-closing", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look at shards."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(min(_LOOK_EVERY_S, self._unused_s / 2)):
+            if self._held().close_unused(self._unused_s):
+                # The heap keeps what was freed between things that stay.
+                give_back()
