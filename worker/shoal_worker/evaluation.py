@@ -9,7 +9,7 @@ semantics are; this gives the same rows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from shoal.errors import InvalidArgumentError
@@ -57,15 +57,23 @@ class Evaluation:
         txn: The transaction.
         index: The index.
         version: Names what the index holds in the transaction; None: nothing is remembered.
+        check: Called now and then; what it raises ends the evaluation.
 
     Attributes:
         doubtful: Rows for which the answer does not count.
     """
 
-    def __init__(self, txn: Transaction, index: MetadataIndex, version: object = None) -> None:
+    def __init__(
+        self,
+        txn: Transaction,
+        index: MetadataIndex,
+        version: object = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self._txn = txn
         self._index = index
         self._version = version
+        self._check = check
         self._alive: BitMap | None = None
         self._numbers: dict[str, bytes | None] = {}
         self.doubtful = BitMap()
@@ -178,7 +186,7 @@ class Evaluation:
         number = self._number(field)
         if number is None or low > high:
             return BitMap()
-        return self._index.rows_of_numbers(self._txn, number, low, high, self._version)
+        return self._index.rows_of_numbers(self._txn, number, low, high, self._version, self._check)
 
     def _strings(self, condition: FieldCondition) -> BitMap:
         """Give the rows whose strings lie on one side of a bound."""
@@ -190,7 +198,7 @@ class Evaluation:
         low, high = kind, number + _AFTER_STRINGS
         if is_long(bound):
             first, end = (kind + place for place in long_terms_like(bound))
-            self.doubtful |= self._index.rows_of_terms(self._txn, first, end)
+            self.doubtful |= self._index.rows_of_terms(self._txn, first, end, self._check)
             before, after = first, end
         else:
             term = kind + string_term(bound)
@@ -208,7 +216,7 @@ class Evaluation:
             low = after
         else:
             high = before
-        return self._index.rows_of_terms(self._txn, low, high)
+        return self._index.rows_of_terms(self._txn, low, high, self._check)
 
 
 def _is_number_range(condition: FieldCondition) -> bool:

@@ -27,8 +27,8 @@ from shoal_worker.text_index import Bounds
 
 __all__ = ["Selected", "Selection", "Source", "select"]
 
-_CHECK_COST: Final = 4096
-"""Records that are looked at before the deadline is, or what is read of documents instead."""
+_CHECK_COST: Final = 512
+"""Records that are looked at before the deadline is, or what is read of documents instead: 2 ms."""
 
 _FIRST_PART: Final = 16
 _PART: Final = 32
@@ -63,6 +63,15 @@ class Selection:
         return (
             self.ids is None
             and self.where is None
+            and self.where_document is None
+            and not self.id_prefix
+        )
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether few records have to be looked at, as long as indexes have taken in the rest."""
+        return (
+            (self.ids is None or len(self.ids) <= _LOOK_ROWS)
             and self.where_document is None
             and not self.id_prefix
         )
@@ -141,7 +150,7 @@ def select(
         known = None if name is None else source.indexes.selected.get(name)
         if known is not None:
             return Selected(known, 0)
-    certain, uncertain = _candidates(source, selection)
+    certain, uncertain = _candidates(source, selection, check)
     unread = BitMap()
     if selection.where_document is not None:
         bounds = _document_bounds(source, selection.where_document, certain | uncertain)
@@ -181,7 +190,9 @@ def _document_bounds(source: Source, where: WhereDocument, rows: BitMap) -> Boun
     return Bounds(BitMap(), rows)
 
 
-def _candidates(source: Source, selection: Selection) -> tuple[BitMap, BitMap]:
+def _candidates(
+    source: Source, selection: Selection, check: Callable[[], None] | None
+) -> tuple[BitMap, BitMap]:
     """Give the rows that match but for documents and prefix, and those of which that is not known.
 
     Nothing is in both.
@@ -194,21 +205,23 @@ def _candidates(source: Source, selection: Selection) -> tuple[BitMap, BitMap]:
             return given, BitMap()
         if len(given) <= _LOOK_ROWS:
             return BitMap(), given
-    certain, uncertain = _from_index(source, selection)
+    certain, uncertain = _from_index(source, selection, check)
     if given is not None:
         certain &= given
         uncertain &= given
     return certain, uncertain
 
 
-def _from_index(source: Source, selection: Selection) -> tuple[BitMap, BitMap]:
+def _from_index(
+    source: Source, selection: Selection, check: Callable[[], None] | None
+) -> tuple[BitMap, BitMap]:
     txn, indexes = source.txn, source.indexes
     index = indexes.metadata
     try:
         uncovered = indexes.uncovered(txn, index, source.meta, remember=source.is_committed)
         if uncovered is not None:
             version = indexes.version(txn, index) if source.is_committed else None
-            evaluation = Evaluation(txn, index, version)
+            evaluation = Evaluation(txn, index, version, check)
             where = selection.where
             rows = index.alive(txn) if where is None else evaluation.rows(where)
             uncertain = uncovered | evaluation.doubtful

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -201,12 +201,24 @@ class MetadataIndex:
         """Give the rows of a field's term."""
         return self._terms.rows(txn, term)
 
-    def rows_of_terms(self, txn: Transaction, first: bytes, end: bytes) -> BitMap:
+    def rows_of_terms(
+        self,
+        txn: Transaction,
+        first: bytes,
+        end: bytes,
+        check: Callable[[], None] | None = None,
+    ) -> BitMap:
         """Give the rows of a field's terms from one on and before another."""
-        return self._terms.rows_between(txn, first, end)
+        return self._terms.rows_between(txn, first, end, check)
 
     def rows_of_numbers(
-        self, txn: Transaction, number: bytes, first: bytes, last: bytes, version: object = None
+        self,
+        txn: Transaction,
+        number: bytes,
+        first: bytes,
+        last: bytes,
+        version: object = None,
+        check: Callable[[], None] | None = None,
     ) -> BitMap:
         """Give the rows whose number lies between two entries, both included.
 
@@ -216,8 +228,9 @@ class MetadataIndex:
             first: An entry (`runs`).
             last: An entry.
             version: Names what the index holds in this transaction; None: nothing is remembered.
+            check: Called now and then; what it raises ends the reading.
         """
-        return self._numbers.rows_between(txn, number, first, last, version)
+        return self._numbers.rows_between(txn, number, first, last, version, check)
 
 
 class _Encoder:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -39,6 +39,9 @@ _FILL: Final = CAPACITY * 3 // 4
 
 _FEW: Final = CAPACITY // 4
 """A block of fewer entries is joined with the next one."""
+
+_CHECK_EVERY: Final = 64
+"""Blocks that are read before the deadline is looked at: 0.3 ms."""
 
 _MOST_GROUPS: Final = 512
 """Groups of some thousand rows each that are kept in memory: at most some MB."""
@@ -242,7 +245,13 @@ class NumberRuns:
     # Reading.
 
     def rows_between(
-        self, txn: Transaction, prefix: bytes, first: bytes, last: bytes, version: object = None
+        self,
+        txn: Transaction,
+        prefix: bytes,
+        first: bytes,
+        last: bytes,
+        version: object = None,
+        check: Callable[[], None] | None = None,
     ) -> BitMap:
         """Give the rows of the entries from `first` to `last`, both included.
 
@@ -252,6 +261,7 @@ class NumberRuns:
             first: An entry.
             last: An entry.
             version: Names what the database holds in this transaction; None: nothing is remembered.
+            check: Called now and then; what it raises ends the reading.
 
         Raises:
             DamagedIndexError: If they are not what was stored.
@@ -289,6 +299,8 @@ class NumberRuns:
                         continue
                     if found is not None:
                         start = None
+                if check is not None and len(payloads) % _CHECK_EVERY == 0:
+                    check()
                 payloads.append(self._checked(key, cursor.value()))
                 is_there = cursor.next()
             entries = _from_bytes(b"".join(payloads))

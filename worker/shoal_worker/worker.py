@@ -17,6 +17,7 @@ longer on a thread. Commits never run on the loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,7 @@ from shoal_worker.sealed import DamagedValueError
 from shoal_worker.service import ShardControlService, ShardDataService
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.shard import Shard
+from shoal_worker.short_reads import TooLongError
 from shoal_worker.usage import UsageReports
 from shoal_worker.writes import Write
 
@@ -292,7 +294,7 @@ class Worker:
         Args:
             reference: Which shard, at which epoch.
             work: The read; run again on the shard opened anew if it was closed meanwhile.
-            is_cheap: Whether it may run on the event loop.
+            is_cheap: Whether it may run on the event loop; if it takes too long, it is run again.
 
         Raises:
             StaleRouteError: If the shard is not held at that epoch.
@@ -305,7 +307,8 @@ class Worker:
             try:
                 with held.using(holding):
                     if shard is not None and not shard.reading_waits and is_cheap(shard):
-                        return work(shard)
+                        with contextlib.suppress(TooLongError):
+                            return work(shard)
                     return await self.off_loop(functools.partial(self._run, holding, work))
             except EnvironmentClosedError:
                 continue
