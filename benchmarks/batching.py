@@ -86,7 +86,7 @@ def main() -> None:
         (home / "sitecustomize.py").write_text(_WITHOUT)
         clusters = {
             BATCHING: stack.enter_context(started(2)),
-            ALONE: stack.enter_context(started(2, environment={"PYTHONPATH": str(home)})),
+            ALONE: stack.enter_context(started(2, variables={"PYTHONPATH": str(home)})),
         }
         for cluster in clusters.values():
             with shoal.Client(port=cluster.port, timeout=600) as client:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -14,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import shoal
-from benchmarks.processes import cpu_s, descendants, memory
+from benchmarks.processes import cpu_s, descendants, environment, memory
 
 START_TIMEOUT_S = 60.0
+START_POLL_S = 0.02
+"""How often a server of whatever kind is asked whether it answers: its start is told as exactly."""
 
 
 def free_port() -> int:
@@ -61,14 +62,14 @@ class Cluster:
 def started(
     workers: int,
     directory: Path | None = None,
-    environment: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """Run a cluster.
 
     Args:
         workers: Worker processes; 0 is one process with all roles.
         directory: For its data; None for a temporary one.
-        environment: Variables besides those of this process.
+        variables: Of the environment, besides those of this process.
     """
     with contextlib.ExitStack() as stack:
         directory = directory or stack.enter_context(temporary())
@@ -76,9 +77,9 @@ def started(
         port = free_port()
         command = [sys.executable, "-m", "shoal_local", "up", "--data", str(directory)]
         command += ["--workers", str(workers), "--port", str(port)]
-        variables = os.environ | dict(environment or {})
+        given = environment() | dict(variables or {})
         with (directory / "output").open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, env=variables)
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=given)
             try:
                 _wait_until_ready(port, process, directory / "output")
                 yield Cluster(port, process.pid, directory)
@@ -101,15 +102,21 @@ def _wait_until_ready(port: int, process: subprocess.Popen[bytes], output: Path)
         RuntimeError: It has ended, or takes too long; with the last that it said.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
-    with shoal.Client(port=port, timeout=5) as client:
-        while True:
-            try:
-                client.heartbeat()
-            except shoal.UnavailableError:
-                if process.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                said = " / ".join(output.read_text().splitlines()[-3:])
-                raise RuntimeError(f"the server did not start: {said}") from None
-            else:
-                return
+    while not _answers(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            said = " / ".join(output.read_text().splitlines()[-3:])
+            raise RuntimeError(f"the server did not start: {said}")
+        time.sleep(START_POLL_S)
+
+
+def _answers(port: int) -> bool:
+    """Whether a heartbeat is answered. Asked of a new connection, once somebody accepts it: one
+    that was refused is not tried again for a while.
+    """
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        with shoal.Client(port=port, timeout=5) as client:
+            client.heartbeat()
+    except (OSError, shoal.UnavailableError):
+        return False
+    return True

@@ -11,6 +11,15 @@ from typing import Final
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
+def environment() -> dict[str, str]:
+    """Give this process's variables, for what it starts.
+
+    But Python may keep there what it compiles, as it does of packages that are installed: with a
+    checkout that is compiled anew at each start, Shoal would take half as long again.
+    """
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
+
 def descendants(root: int) -> list[int]:
     """Give a process, and all that it started, and all that those started."""
     children: dict[int, list[int]] = {}

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import shoal
-from benchmarks.cluster import START_TIMEOUT_S, free_port, running
+from benchmarks.cluster import START_POLL_S, START_TIMEOUT_S, free_port, running
 from benchmarks.peers.store import adapter
-from benchmarks.processes import descendants, memory, stored_bytes
+from benchmarks.processes import descendants, environment, memory, stored_bytes
 
 _ROOT: Final = Path(__file__).parents[2]
 _END_S: Final = 15.0
@@ -225,7 +225,7 @@ def _process(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=output,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        env={**environment(), "PYTHONPATH": str(_ROOT)},
     )
     try:
         yield process
@@ -282,13 +282,13 @@ def chroma_server(directory: Path, peers: Path) -> Iterator[tuple[int, int]]:
     command = [str(peers / "chroma"), "run", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--path", str(directory / "chroma")]
     with (directory / "output").open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment())
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
             while not _answers(f"http://127.0.0.1:{port}/api/v2/heartbeat"):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise StoreFailure("its server does not answer")
-                time.sleep(0.05)
+                time.sleep(START_POLL_S)
             yield port, process.pid
         finally:
             process.terminate()
