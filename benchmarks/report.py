@@ -13,24 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import comparisons, drawing
-from benchmarks.judging import Verdict, newest
-from benchmarks.peers.kinds import EMBEDDED, KINDS, SERVER
+from benchmarks import comparisons, drawing, leading
+from benchmarks.judging import Verdict
 from benchmarks.peers.tables import tables
-from benchmarks.record import (
-    DISK,
-    INGEST_INDEXED,
-    MEMORY,
-    QUERY_RATE,
-    RESULTS,
-    START,
-    Measurement,
-    Parameter,
-    Run,
-    load_all,
-    ratio,
-    short,
-)
+from benchmarks.record import RESULTS, Run, load_all
 from benchmarks.target_list import TARGETS
 from benchmarks.targets import judged, summary, table
 
@@ -42,23 +28,6 @@ _NOTES: Final = {
     "RESULTS-snapshots.md": "snapshots: why they take what they take",
     "RESULTS-throughput.md": "serving: what one caller pays for, and what several share",
 }
-_WAYS: Final[dict[str, tuple[str, dict[str, Parameter]]]] = {
-    "1 caller": (QUERY_RATE, {"callers": 1, "batch": 1, "include": "all"}),
-    "8 callers": (QUERY_RATE, {"callers": 8, "batch": 1, "include": "all"}),
-    "32 callers": (QUERY_RATE, {"callers": 32, "batch": 1, "include": "all"}),
-    "batches of 64": (QUERY_RATE, {"callers": 1, "batch": 64, "include": "all"}),
-    "1 caller, IDs and distances": (QUERY_RATE, {"callers": 1, "batch": 1, "include": "distances"}),
-    "batches of 64, IDs and distances": (
-        QUERY_RATE,
-        {"callers": 1, "batch": 64, "include": "distances"},
-    ),
-    "ingest until indexed": (INGEST_INDEXED, {}),
-    "memory a vector": (MEMORY, {}),
-    "disk a vector": (DISK, {}),
-    "start": (START, {}),
-}
-_LESS_IS_BETTER: Final = (MEMORY, DISK, START)
-_RECALL: Final = 0.99
 
 
 def report(runs: Sequence[Run], plots: str) -> str:
@@ -86,6 +55,7 @@ def report(runs: Sequence[Run], plots: str) -> str:
         "",
         table(verdicts),
         "",
+        *leading.each(runs),
         *_beside_peers(runs),
         *_comparisons(runs),
         *_how(runs),
@@ -104,6 +74,7 @@ def _in_a_minute(runs: Sequence[Run], verdicts: Sequence[Verdict]) -> Iterator[s
         yield "Nothing has been measured yet: `make bench-peers`, `make bench-targets` and `make"
         yield "bench-scaling` leave raw files, from which `make bench-report` writes this page."
         yield ""
+    yield from leading.overview(runs)
     yield summary(verdicts)
     yield ""
     for verdict in verdicts:
@@ -112,57 +83,6 @@ def _in_a_minute(runs: Sequence[Run], verdicts: Sequence[Verdict]) -> Iterator[s
             told = worst.ratio if worst.ratio and not verdict.target.is_absolute else worst.judged
             yield f"- **{verdict.target.name}** is not met: {told}. {verdict.words}."
     yield ""
-    for run, own in newest(runs, "peers"):
-        for dataset in (d for d in dict.fromkeys(m.dataset for m in run.measurements) if d in own):
-            yield from _leaders(run, dataset)
-
-
-def _leaders(run: Run, dataset: str) -> Iterator[str]:
-    """Shoal beside the best other in each way, at the higher recall."""
-    rows = []
-    for way, (what, parameters) in _WAYS.items():
-        asked = dict(parameters)
-        if what == QUERY_RATE:
-            asked["recall_target"] = _RECALL
-        rows += [_leader(run, dataset, way, ours, what, asked) for ours in (SERVER, EMBEDDED)]
-    rows = [row for row in rows if row]
-    if rows:
-        yield f"**{dataset}**, recall@10 ≥ {_RECALL}, Shoal beside the best of the others that run"
-        yield "alike, times as good (above 1 Shoal leads):"
-        yield ""
-        yield f"| What | Shoal | Best other | Times as good |\n{'|---' * 4}|"
-        yield from rows
-        yield ""
-
-
-def _leader(
-    run: Run, dataset: str, way: str, ours: str, what: str, parameters: dict[str, Parameter]
-) -> str:
-    def plain(found: Sequence[Measurement]) -> list[Measurement]:
-        return [m for m in found if "matches_percent" not in m.parameters
-                and "is_ingesting" not in m.parameters]  # fmt: skip
-
-    own = plain(run.find(what, dataset=dataset, system=ours, **parameters))
-    # An index alone searches, and has no records to write, to keep or to open.
-    rivals = {
-        kind.name
-        for kind in KINDS
-        if kind.beside == ours
-        and not kind.name.startswith("shoal")
-        and (what == QUERY_RATE or not kind.is_index)
-    }
-    others = [
-        m
-        for m in plain(run.find(what, dataset=dataset, system=None, **parameters))
-        if m.system in rivals and own and len(m.rounds) == len(own[0].rounds)
-    ]
-    if not own or not others:
-        return ""
-    is_less = what in _LESS_IS_BETTER
-    best = (min if is_less else max)(others, key=lambda m: m.median)
-    times = ratio(best, own[0]) if is_less else ratio(own[0], best)
-    figures = f"{short(own[0].median)} / {short(best.median)} {best.unit}"
-    return f"| {way} | {ours} | {best.system}, {figures} | **{times}** |"
 
 
 def _plots(runs: Sequence[Run], place: str) -> Iterator[str]:
@@ -176,24 +96,25 @@ def _plots(runs: Sequence[Run], place: str) -> Iterator[str]:
 
 
 def _beside_peers(runs: Sequence[Run]) -> Iterator[str]:
-    for run, own in newest(runs, "peers"):
-        yield f"## Beside others, {run.when[:10]}"
+    for run, dataset in leading.datasets(runs):
+        yield f"## Beside others: {dataset}, {run.when[:10]}"
         yield ""
-        kept = tuple(m for m in run.measurements if m.dataset in own)
-        for line in tables(_only(run, kept)).splitlines():
+        for line in tables(_only(run, dataset)).splitlines():
             yield f"#{line}" if line.startswith("## ") else line
         yield ""
 
 
-def _only(run: Run, measurements: tuple[Measurement, ...]) -> Run:
+def _only(run: Run, dataset: str) -> Run:
+    """What a run measured on one data set, and skipped there."""
+    others = {m.dataset for m in run.measurements} - {dataset}
     return Run(
         run.benchmark,
         run.when,
         run.machine,
         run.versions,
         run.command,
-        measurements,
-        run.skipped,
+        tuple(m for m in run.measurements if m.dataset == dataset),
+        {what: why for what, why in run.skipped.items() if not what.endswith(tuple(others))},
     )
 
 

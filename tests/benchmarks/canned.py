@@ -69,6 +69,17 @@ def peers(path: Path) -> None:
     recorder.write(path / "peers.json")
 
 
+def more_peers(path: Path) -> None:
+    """On other data Shoal's server is half as fast, and alone at the recall with texts."""
+    recorder = Recorder("peers")
+    way: dict[str, Parameter] = {"recall_target": 0.99, "callers": 1, "batch": 1}
+    for system, rate in (("chroma server", 200.0), ("shoal server", 100.0)):
+        recorder.add(MIXTURE, system, RECALL, "share", 0.991, recall_target=0.99, effort=64)
+        recorder.add(MIXTURE, system, QUERY_RATE, "queries/s", rate, **way, include="distances")
+    recorder.add(MIXTURE, "shoal server", QUERY_RATE, "queries/s", 7.0, **way, include="all")
+    recorder.write(path / "peers-mixture.json")
+
+
 def filtered(path: Path) -> None:
     """Filters cost twice the time, but for one that costs four times."""
     recorder = Recorder("filters")
@@ -114,6 +125,6 @@ def scaling(path: Path) -> None:
 
 def everything(path: Path) -> Path:
     """All of them."""
-    for make in (shard_searches, peers, filtered, scaling):
+    for make in (shard_searches, peers, more_peers, filtered, scaling):
         make(path)
     return path

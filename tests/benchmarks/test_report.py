@@ -27,10 +27,19 @@ def test_the_summary_comes_first_and_names_missed_targets(told: str) -> None:
 
 
 def test_shoal_is_told_beside_the_best_other(told: str) -> None:
-    assert (
-        "| 8 callers | shoal server | chroma server, 500 / 100 queries/s | **4.98 (4.96–5.00)** |"
-        in told
-    )
+    assert "| 8 callers, recall 0.99 | shoal server, 500 queries/s | " in told
+    assert "| chroma server, 100 queries/s | **4.98 (4.96–5.00)** |" in told
+
+
+def test_leads_over_all_data_sets_come_first_with_the_noise_marked(told: str) -> None:
+    summary = told.partition("## In a minute")[2].partition("\n## ")[0]
+    assert f"| | {canned.PASSAGES} | {canned.MIXTURE} |" in summary
+    assert "| shoal server: 8 callers | **4.98** | – |" in summary
+    assert "| shoal server: 1 caller, IDs and distances | 1.00 | _0.50_ |" in summary
+
+
+def test_a_recall_that_nobody_else_reaches_is_no_lead(told: str) -> None:
+    assert "| 1 caller, recall 0.99 | shoal server, 7.00 queries/s | none reaches it | – |" in told
 
 
 def test_figures_of_scale_are_ratios_to_the_smallest(told: str) -> None:
@@ -46,7 +55,7 @@ def test_machine_versions_and_commands_are_told(told: str) -> None:
     how = told.partition("## How it was measured")[2]
     assert "chroma 1.5.9" in how
     assert " cores, " in how
-    assert how.count("| peers |") == 1
+    assert how.count("| peers |") == 2
 
 
 def test_each_plot_that_is_shown_is_there_and_well_formed(told: str, tmp_path: Path) -> None:
