@@ -76,10 +76,13 @@ class Delivery:
 
     def delete(self, deletions: Iterable[ShardDeletion]) -> None:
         """Have these shards deleted, which the catalog has recorded as such."""
+        holders: set[str] = set()
         for deletion in deletions:
             # Takes the place of a newer copy, should one be due.
             self._due.setdefault(deletion.worker_id, {})[deletion.shard_id] = deletion
-            self.wake(deletion.worker_id)
+            holders.add(deletion.worker_id)
+        for worker_id in holders:
+            self.wake(worker_id)
 
     def update(self, worker_id: str, shard_ids: Iterable[str]) -> None:
         """Have the copies of the catalog entry beside these shards replaced by the present one."""

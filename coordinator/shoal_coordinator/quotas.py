@@ -10,7 +10,7 @@ has, sums are said to be partial, and gateways go by what they were told before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -192,7 +192,7 @@ def check_collection_quota(state: CatalogState, names: Scope) -> None:
     Raises:
         QuotaExceededError: A quota of its scopes does not allow it.
     """
-    _check(state, names, "collections", [_names(entry) for entry in state.collections.values()])
+    _check(state, names, "collections", lambda: map(_names, state.collections.values()))
 
 
 def check_snapshot_quota(state: CatalogState, names: Scope) -> None:
@@ -205,11 +205,17 @@ def check_snapshot_quota(state: CatalogState, names: Scope) -> None:
     Raises:
         QuotaExceededError: A quota of its scopes does not allow it.
     """
-    existing = [_names_of_snapshot(s) for s in state.snapshots.values() if not s.temporary]
+
+    def existing() -> Iterable[Scope]:
+        return (_names_of_snapshot(s) for s in state.snapshots.values() if not s.temporary)
+
     _check(state, names, "snapshots", existing)
 
 
-def _check(state: CatalogState, names: Scope, what: str, existing: Sequence[Scope]) -> None:
+def _check(
+    state: CatalogState, names: Scope, what: str, existing: Callable[[], Iterable[Scope]]
+) -> None:
+    """Check all quotas; what exists is gone through for those alone that might refuse."""
     limited = f"max_{what}"
     for quota in state.quotas.values():
         if not quota.limits.HasField(limited):  # type: ignore[arg-type]
@@ -218,7 +224,7 @@ def _check(state: CatalogState, names: Scope, what: str, existing: Sequence[Scop
         if not covers(scope, names):
             continue
         limit: int = getattr(quota.limits, limited)
-        count = sum(covers(scope, other) for other in existing)
+        count = sum(covers(scope, other) for other in existing())
         if count >= limit:
             raise QuotaExceededError(
                 f"{'/'.join(scope) or 'the cluster'} has {count} {what}, its quota is {limit}:"
