@@ -106,3 +106,7 @@ async def test_rows_are_read_as_records_are_one_by_one(
         assert not small.add_rows(rows, None, nothing)
         alone = ColumnReader(pinned.txn, pinned.store, include, 10)
         assert alone.add_rows(rows[:1], None, nothing)
+    with shard.open.pin(copies=True) as pinned:
+        copied = ColumnReader(pinned.txn, pinned.store, include, 1 << 20)
+        assert copied.add_rows(rows, None, nothing)
+        assert copied.columns == together.columns

@@ -120,7 +120,7 @@ class ShardDataService:
                 shard.configuration.num_threads,
                 check,
             )
-            with shard.pin() as pinned:
+            with shard.pin(copies=selection.is_everything) as pinned:
                 matches = search(pinned, shard.configuration.fit.space, sought)
                 state = pinned.state
             seconds = time.perf_counter() - begin
@@ -149,13 +149,6 @@ class ShardDataService:
             bound = _INLINE_QUERY_US if len(queries) == 1 else _INLINE_BATCH_US
             return bool(each * len(queries) < bound)
 
-        filtered = self._filtered_searches.attempt(
-            context.check,
-            may_be_short=selection.is_indexed
-            and len(queries) == len(answers) == 1
-            and request.limit <= _SHORT_LIMIT,
-        )
-
         async def one(reference: pb.ShardReference, answer: pb.ShardMatches) -> None:
             try:
                 if selection.is_everything:
@@ -163,6 +156,12 @@ class ShardDataService:
                         reference, lambda shard: run(shard, answer, context.check), is_cheap
                     )
                     return
+                filtered = self._filtered_searches.attempt(
+                    context.check,
+                    may_be_short=selection.is_indexed
+                    and len(queries) == len(answers) == 1
+                    and request.limit <= _SHORT_LIMIT,
+                )
                 await self._worker.read(
                     reference,
                     lambda shard: filtered.run(shard, functools.partial(run, shard, answer)),

@@ -164,13 +164,16 @@ class Shard:
         """Whether pinning would wait now, because the map is about to grow."""
         return self._environment.busy
 
-    def pin(self) -> Pinned:
+    def pin(self, *, copies: bool = False) -> Pinned:
         """Pin the newest state.
+
+        Args:
+            copies: See `Environment.begin_reading`.
 
         Raises:
             EnvironmentClosedError: If the shard was closed meanwhile: look it up again.
         """
-        return Pinned(self._environment, self.store, self.indexes, self._publication)
+        return Pinned(self._environment, self.store, self.indexes, self._publication, copies)
 
     # Writing.
 

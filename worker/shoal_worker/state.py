@@ -92,7 +92,15 @@ class Publication:
 
 
 class Pinned:
-    """A state together with a read transaction of the same sequence; a context manager."""
+    """A state together with a read transaction of the same sequence; a context manager.
+
+    Args:
+        environment: Of the shard.
+        store: Reads its records.
+        indexes: Find them.
+        publication: Its states.
+        copies: See `Environment.begin_reading`.
+    """
 
     __slots__ = ("_environment", "indexes", "state", "store", "txn")
 
@@ -102,17 +110,18 @@ class Pinned:
         store: Store,
         indexes: Indexes,
         publication: Publication,
+        copies: bool,
     ) -> None:
         self.store = store
         self.indexes = indexes
         self._environment = environment
-        self.txn: Transaction = environment.begin_reading()
+        self.txn: Transaction = environment.begin_reading(copies=copies)
         try:
             state = publication.of(store.sequence(self.txn))
             # The transaction is older than what is published: a commit came between. Each turn
             # needs another commit, and a commit takes far longer than a turn.
             while state is None:
-                self.txn = environment.renewed(self.txn)
+                self.txn = environment.renewed(self.txn, copies=copies)
                 state = publication.of(store.sequence(self.txn))
         except BaseException:
             environment.end_reading(self.txn)
