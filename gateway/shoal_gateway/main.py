@@ -95,7 +95,7 @@ async def _serve_once_ready(gateway: Gateway, role: process.RoleProcess) -> None
     await gateway.wait_for_table()
     await role.set_serving(True)
     await gateway.table.wait_until(lambda: gateway.table.ready, None)
-    await role.health.announce(CLUSTER)
+    role.health.announce(CLUSTER)
 
 
 class _WorkerChannels:

@@ -79,7 +79,7 @@ class RoleProcess:
 
     def __init__(self, role: str, given: settings.RoleSettings) -> None:
         self.role = role
-        self.health = Health()
+        self.health = Health(most_watches=given.max_concurrent_calls)
         self._settings = given
         self._server = rpc.server(
             max_concurrent_calls=given.max_concurrent_calls,
@@ -176,7 +176,7 @@ class RoleProcess:
             None if self._certificates is None else self._certificates.server_credentials()
         )
         self.port = rpc.bind(self._server, self._settings.host, self._settings.port, credentials)
-        await self.health.name(self._services)
+        self.health.name(self._services)
         await self._server.start()
         _log.info(
             "role_started",
@@ -192,7 +192,7 @@ class RoleProcess:
         """Say whether calls make sense."""
         if is_serving != self.health.is_serving:
             _log.info("serving_began" if is_serving else "serving_ended")
-        await self.health.set(is_serving)
+        self.health.set(is_serving)
 
     def stop(self) -> None:
         """Begin the end. A start that is still under way is broken off."""
@@ -233,6 +233,7 @@ class RoleProcess:
         await self._stop.wait()
         _log.info("stop_began")
         await self.set_serving(False)
+        self.health.end()
         for end in self._when_stopping:
             end()
         await self._server.stop(self._settings.stop_grace_s)
