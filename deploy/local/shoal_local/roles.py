@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -148,13 +149,15 @@ class LocalCluster:
         )
         return worker
 
-    async def call(self, service: str, method: str, request: bytes, timeout_s: float) -> bytes:
+    def call(
+        self, service: str, method: str, request: bytes, timeout_s: float
+    ) -> Coroutine[Any, Any, bytes]:
         """Call a method of the public API by serialised messages.
 
         Raises:
             ShoalError: Whatever went wrong.
         """
-        return await self._public[service].answer_bytes(method, request, timeout_s)
+        return self._public[service].answer_bytes(method, request, timeout_s)
 
     @property
     def services(self) -> dict[str, object]:

@@ -98,6 +98,10 @@ class Place:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Give it back, where that is not left to a `with` statement; once."""
         self._admission.leave(self)
 
 

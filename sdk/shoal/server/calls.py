@@ -6,15 +6,17 @@ gets what is left of it.
 
 from __future__ import annotations
 
-import math
+import os
 import re
-import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextvars import ContextVar
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from shoal.errors import DeadlineExceededError
+
+if TYPE_CHECKING:
+    from shoal.server.tracing import Begun
 
 __all__ = ["REQUEST_ID_KEY", "Call", "CallContext", "context_for", "current_request_id"]
 
@@ -75,6 +77,8 @@ class Call:
         request_id: Of a call from within the process; None: that of the metadata, or a new one.
 
     Attributes:
+        began: When the method began to work on it, by the performance counter.
+        begun_span: Its own span, while traces are made.
         caller: Who calls; set by the service's guard.
         span: See `CallContext`.
     """
@@ -85,6 +89,8 @@ class Call:
         "_facts",
         "_metadata",
         "_raw_metadata",
+        "began",
+        "begun_span",
         "caller",
         "request_id",
         "span",
@@ -93,7 +99,7 @@ class Call:
     def __init__(
         self,
         timeout_s: float,
-        metadata: Iterable[tuple[str, str | bytes]] = (),
+        metadata: Collection[tuple[str, str | bytes]] = (),
         request_id: str | None = None,
     ) -> None:
         self._deadline = time.monotonic() + timeout_s
@@ -101,14 +107,15 @@ class Call:
         self._metadata: dict[str, str] | None = None
         self._cancelled = False
         self._facts: dict[str, object] | None = None
+        self.began = 0.0
+        self.begun_span: Begun | None = None
         self.caller: object | None = None
         self.span: object | None = None
-        if request_id is None:
-            request_id = next((str(v) for k, v in metadata if k == REQUEST_ID_KEY), "")
+        if request_id is None and metadata:
+            given = next((str(v) for k, v in metadata if k == REQUEST_ID_KEY), "")
             # An ID goes into logs: one with line breaks, or a kilobyte long, is replaced.
-            if not _REQUEST_ID.fullmatch(request_id):
-                request_id = secrets.token_hex(8)
-        self.request_id = request_id
+            request_id = given if _REQUEST_ID.fullmatch(given) else None
+        self.request_id = request_id or os.urandom(8).hex()
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -135,12 +142,10 @@ class Call:
     @property
     def seconds_left(self) -> float:
         """Seconds until the deadline; not above 0 once it has passed."""
-        if self._deadline == math.inf:
-            return math.inf
         return self._deadline - time.monotonic()
 
     def time_remaining(self) -> float:
-        left = self.seconds_left
+        left = self._deadline - time.monotonic()
         if left <= 0:
             raise DeadlineExceededError("the deadline of the call has passed")
         return left

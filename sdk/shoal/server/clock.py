@@ -57,10 +57,12 @@ class HybridClock:
         Returns:
             Whether it was believed.
         """
-        if not self.believes(ordinal):
-            return False
         with self._lock:
-            self._next = max(self._next, ordinal + 1)
+            if ordinal < self._next:
+                return True  # it was passed before
+            if ordinal >> COUNTER_BITS > self._now_ms() + MAX_AHEAD_MS:
+                return False
+            self._next = ordinal + 1
         return True
 
     def believes(self, ordinal: int) -> bool:

@@ -13,9 +13,8 @@ import contextlib
 import importlib
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
-from types import TracebackType
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import structlog
 from google.protobuf import descriptor_pool, message_factory
@@ -30,9 +29,10 @@ from shoal.errors import (
     ShoalError,
 )
 from shoal.server import tracing
-from shoal.server.admission import Admission, Place
-from shoal.server.call_metrics import MethodMetrics, of_method
+from shoal.server.admission import Admission
+from shoal.server.call_metrics import of_method
 from shoal.server.calls import Call, current_request_id
+from shoal.server.remainder import Remainder
 from shoal.server.slow_calls import SLOW_CALLS
 from shoal.wire.limits import DEFAULT_LIMITS
 
@@ -62,6 +62,8 @@ def find_service(full_name: str) -> ServiceDescriptor:
     service: ServiceDescriptor = descriptor_pool.Default().FindServiceByName(full_name)
     return service
 
+
+_Encoded = TypeVar("_Encoded")
 
 Cost: TypeAlias = Callable[[str, Message, int], float]
 """Gives the weight of a call by the method's full name, its request, and that one's bytes."""
@@ -176,7 +178,8 @@ class BoundMethod:
         Raises:
             ShoalError: Whatever went wrong.
         """
-        with self._accounted(call):
+        self._begin(call)
+        try:
             if self._guard is not None:
                 self._guard.admit(self.full_name, call)
             if not isinstance(request, self.request_class):
@@ -190,8 +193,12 @@ class BoundMethod:
                 with self._admission.enter():
                     answer = await self._bounded(request, call)
             if not isinstance(answer, self.response_class):
-                return self.response_class.FromString(answer.SerializeToString())
-            return answer
+                answer = self.response_class.FromString(answer.SerializeToString())
+        except BaseException as error:
+            self._fail(call, error)
+            raise
+        self._end(call, "OK")
+        return answer
 
     def admit(self, call: Call) -> None:
         """Decide by what came with a call, before its request is received.
@@ -205,16 +212,17 @@ class BoundMethod:
                 self._guard.admit(self.full_name, call)
             if self._admission is not None:
                 self._admission.check()
-        except Exception:
+        except Exception as error:
             self._metrics.was_not_read()
-            with self._accounted(call):
-                raise
+            self._begin(call)
+            self._fail(call, error)
+            raise
 
     def refuse(self, error: ShoalError, call: Call) -> None:
         """Count an admitted call whose request does not come as the answer that it gets."""
         self._metrics.was_not_read()
-        with contextlib.suppress(ShoalError), self._accounted(call):
-            raise error
+        self._begin(call)
+        self._fail(call, error)
 
     async def answer_bytes(self, request: bytes, call: Call, *, is_admitted: bool = False) -> bytes:
         """Answer one serialised request by a serialised answer; of a unary method.
@@ -227,41 +235,39 @@ class BoundMethod:
         Raises:
             ShoalError: Whatever went wrong.
         """
-        with self._accounted(call):
-            call.time_remaining()  # or it passed while the request was on its way: nobody waits
-            if self._admission is None:
-                return await self._answer_bytes(request, call, None, is_admitted)
-            with self._admission.enter(len(request)) as place:
-                return await self._answer_bytes(request, call, place, is_admitted)
+        self._begin(call)
+        place = None
+        try:
+            if self._admission is not None:
+                call.time_remaining()  # it passed while the request was on its way: nobody waits
+                place = self._admission.enter(len(request))
+            if self._guard is not None and not is_admitted:
+                self._guard.admit(self.full_name, call)
+            message = self.parse(request)
+            if self._guard is not None:
+                self._guard.check(self.full_name, message, call)
+            if place is not None and self._cost is not None:
+                place.weigh(self._cost(self.full_name, message, len(request)))
+            answer = self.serialise(await self._bounded(message, call))
+        except BaseException as error:
+            self._fail(call, error)
+            raise
+        finally:
+            if place is not None:
+                place.leave()
+        self._end(call, "OK")
+        return answer
 
-    async def _answer_bytes(
-        self, request: bytes, call: Call, place: Place | None, is_admitted: bool
-    ) -> bytes:
-        if self._guard is not None and not is_admitted:
-            self._guard.admit(self.full_name, call)
-        message = self.parse(request)
-        if self._guard is not None:
-            self._guard.check(self.full_name, message, call)
-        if place is not None and self._cost is not None:
-            place.weigh(self._cost(self.full_name, message, len(request)))
-        return self.serialise(await self._bounded(message, call))
-
-    async def answers(
+    def answers(
         self, requests: AsyncIterator[Message], call: Call
     ) -> AsyncGenerator[Message, None]:
         """Answer a stream of requests; of a streaming method.
 
         A stream takes no place: it waits most of its life.
         """
-        with self._accounted(call):
-            async with contextlib.aclosing(
-                self._function(self._counted(requests), call)
-            ) as answers:
-                async for answer in answers:
-                    self._metrics.sent()
-                    yield answer
+        return self._stream(requests, call, _as_it_is)
 
-    async def answers_bytes(
+    def answers_bytes(
         self, requests: AsyncIterator[bytes], call: Call
     ) -> AsyncGenerator[bytes, None]:
         """Answer a stream of serialised requests by serialised answers."""
@@ -270,23 +276,29 @@ class BoundMethod:
             async for request in requests:
                 yield self.parse(request)
 
-        with self._accounted(call):
+        return self._stream(parsed(), call, self.serialise)
+
+    async def _stream(
+        self, requests: AsyncIterator[Message], call: Call, encode: Callable[[Message], _Encoded]
+    ) -> AsyncGenerator[_Encoded, None]:
+        self._begin(call)
+        try:
             async with contextlib.aclosing(
-                self._function(self._counted(parsed()), call)
+                self._function(self._counted(requests), call)
             ) as answers:
                 async for answer in answers:
-                    raw = self.serialise(answer)
+                    encoded = encode(answer)
                     self._metrics.sent()
-                    yield raw
+                    yield encoded
+        except BaseException as error:
+            self._fail(call, error)
+            raise
+        self._end(call, "OK")
 
     async def _counted(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         async for request in requests:
             self._metrics.received()
             yield request
-
-    def _accounted(self, call: Call) -> _Accounted:
-        """Count and time a call, and let nothing out but a `ShoalError` or a cancellation."""
-        return _Accounted(self.full_name, self._metrics, call, not self.is_stream)
 
     async def _bounded(self, request: Message, call: Call) -> Message:
         """Let the service answer, until the deadline."""
@@ -299,14 +311,14 @@ class BoundMethod:
         except StopIteration as end:
             answer = end.value
         else:
-            answer = await self._bounded_rest(_Rest(coroutine, waiting), call)
+            answer = await self._bounded_rest(Remainder(coroutine, waiting), call)
         finally:
             current_request_id.reset(token)
         if not isinstance(answer, Message):
             raise TypeError(f"{self.full_name} answered with a {type(answer).__name__}")
         return answer
 
-    async def _bounded_rest(self, rest: _Rest, call: Call) -> object:
+    async def _bounded_rest(self, rest: Remainder, call: Call) -> object:
         left = call.seconds_left
         bound = asyncio.timeout(None if left == math.inf else left)
         try:
@@ -320,95 +332,62 @@ class BoundMethod:
                 f"{self.full_name} did not answer within the deadline of the call"
             ) from None
 
+    # What surrounds the work on a call: `_begin`, then either `_end` or `_fail`. Not a context
+    # manager, which takes four calls more for each call of a service.
 
-class _Accounted:
-    """What surrounds the work on one call; see `BoundMethod`."""
-
-    __slots__ = ("_begin", "_call", "_method", "_metrics", "_span", "_traced")
-
-    def __init__(
-        self, method: str, method_metrics: MethodMetrics, call: Call, traced: bool
-    ) -> None:
-        self._method = method
-        self._metrics = method_metrics
-        self._call = call
-        self._traced = traced  # a stream is not: it lasts, and is never slow
-        self._span: tracing.Begun | None = None
-
-    def __enter__(self) -> None:
+    def _begin(self, call: Call) -> None:
+        """Count and time a call from here."""
         self._metrics.began()
-        self._begin = time.perf_counter()
         active = tracing.active()
-        if active is not None and self._traced:
-            call = self._call
-            self._span = active.of_call(self._method, call.metadata, call.request_id)
-            call.span = self._span.span
+        if active is not None and not self.is_stream:  # which lasts, and is never slow
+            begun = active.of_call(self.full_name, call.metadata, call.request_id)
+            call.begun_span, call.span = begun, begun.span
+        call.began = time.perf_counter()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        if exc_val is None:
-            self._end("OK")
-        elif isinstance(exc_val, ShoalError):
-            self._end(exc_val.code, exc_val.reason)
-        elif isinstance(exc_val, asyncio.CancelledError | GeneratorExit):
-            self._call.cancel()
-            self._end("CANCELLED", "CANCELLED")
-        elif isinstance(exc_val, Exception):
-            self._end("INTERNAL", type(exc_val).__name__)
-            request_id = self._call.request_id
-            _log.error("call_failed", method=self._method, request_id=request_id, exc_info=exc_val)
+    def _fail(self, call: Call, error: BaseException) -> None:
+        """End a call with an error, and let none out but a `ShoalError` or a cancellation.
+
+        Raises:
+            InternalError: What the error becomes, if it is neither.
+        """
+        if isinstance(error, ShoalError):
+            self._end(call, error.code, error.reason)
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            call.cancel()
+            self._end(call, "CANCELLED", "CANCELLED")
+        elif isinstance(error, Exception):
+            self._end(call, "INTERNAL", type(error).__name__)
+            request_id = call.request_id
+            _log.error("call_failed", method=self.full_name, request_id=request_id, exc_info=error)
             raise InternalError(
-                f"internal error in {self._method}; "
+                f"internal error in {self.full_name}; "
                 f"the server's log has it under request ID {request_id}",
                 metadata={"request_id": request_id},
             ) from None
         else:
-            self._end("OK")
+            self._end(call, "OK")
 
-    def _end(self, code: str, reason: str | None = None) -> None:
-        seconds = time.perf_counter() - self._begin
+    def _end(self, call: Call, code: str, reason: str | None = None) -> None:
+        seconds = time.perf_counter() - call.began
         self._metrics.ended(code, seconds)
-        if seconds >= SLOW_CALLS.threshold_s and self._traced:
+        if seconds >= SLOW_CALLS.threshold_s and not self.is_stream:
             SLOW_CALLS.note(
                 "call_was_slow",
-                method=self._method,
-                request_id=self._call.request_id,
+                method=self.full_name,
+                request_id=call.request_id,
                 seconds=round(seconds, 4),
                 code=code,
-                **self._call.facts,
+                **call.facts,
             )
-        if self._span is not None:
-            span, self._span = self._span, None
+        if call.begun_span is not None:
+            begun, call.begun_span = call.begun_span, None
             active = tracing.active()
             if active is not None:
-                active.finish(span, code, reason)
+                active.finish(begun, code, reason)
 
 
-class _Rest:
-    """What is left of a coroutine that has begun elsewhere, and now waits."""
-
-    __slots__ = ("_coroutine", "_waiting")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
-        self._coroutine = coroutine
-        self._waiting = waiting
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine, waiting = self._coroutine, self._waiting
-        while True:
-            try:
-                try:
-                    sent = yield waiting
-                except BaseException as error:  # noqa: BLE001 - for the coroutine to treat
-                    waiting = coroutine.throw(error)
-                else:
-                    waiting = coroutine.send(sent)
-            except StopIteration as end:
-                return end.value
+def _as_it_is(answer: Message) -> Message:
+    return answer
 
 
 def _snake_case(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import prometheus_client
@@ -18,11 +18,12 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+from shoal.server.histograms import Histogram
 
 __all__ = [
     "REGISTRY",
@@ -42,17 +43,17 @@ SECONDS: Final = (
 REGISTRY: Final = CollectorRegistry()
 """All metrics of this process."""
 
-_Family = TypeVar("_Family", bound=MetricWrapperBase)
+_Family = TypeVar("_Family", bound=Collector)
 
-_families: Final[dict[str, MetricWrapperBase]] = {}  # guarded by _families_lock
+_families: Final[dict[str, Collector]] = {}  # guarded by _families_lock
 _families_lock: Final = threading.Lock()
 
 
-def _family(cls: type[_Family], name: str, make: dict[str, object]) -> _Family:
+def _family(cls: type[_Family], name: str, make: Callable[[], _Family]) -> _Family:
     with _families_lock:
         family = _families.get(name)
         if family is None:
-            family = _families[name] = cls(name, registry=REGISTRY, **make)  # type: ignore[arg-type]
+            family = _families[name] = make()
         if type(family) is not cls:
             raise TypeError(f"metric {name!r} is a {type(family).__name__}, not a {cls.__name__}")
         return family
@@ -60,23 +61,19 @@ def _family(cls: type[_Family], name: str, make: dict[str, object]) -> _Family:
 
 def counter(name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
     """Give the process's counter of this name."""
-    return _family(Counter, name, {"documentation": help_text, "labelnames": tuple(labels)})
+    return _family(Counter, name, lambda: Counter(name, help_text, labels, registry=REGISTRY))
 
 
 def gauge(name: str, help_text: str, labels: Sequence[str] = ()) -> Gauge:
     """Give the process's gauge of this name."""
-    return _family(Gauge, name, {"documentation": help_text, "labelnames": tuple(labels)})
+    return _family(Gauge, name, lambda: Gauge(name, help_text, labels, registry=REGISTRY))
 
 
 def histogram(
     name: str, help_text: str, labels: Sequence[str] = (), buckets: Sequence[float] = SECONDS
 ) -> Histogram:
     """Give the process's histogram of this name."""
-    return _family(
-        Histogram,
-        name,
-        {"documentation": help_text, "labelnames": tuple(labels), "buckets": tuple(buckets)},
-    )
+    return _family(Histogram, name, lambda: Histogram(name, help_text, labels, buckets, REGISTRY))
 
 
 def add_process_metrics(role: str) -> None:

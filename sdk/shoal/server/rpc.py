@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -65,7 +65,7 @@ __all__ = [
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
-_Metadata = Iterable[tuple[str, str | bytes]]
+_Metadata = Collection[tuple[str, str | bytes]]
 
 
 # Calling
@@ -101,7 +101,7 @@ async def call(
         local: object = method
         if isinstance(local, _LocalUnary):
             here = Call(timeout_s, metadata, request_id)
-            return cast("_Response", await local.answer(request, here))
+            return cast("_Response", await local.method.answer(request, here))
         if request_id is not None:
             metadata = (*metadata, (REQUEST_ID_KEY, request_id))
         active = tracing.active()
@@ -218,17 +218,14 @@ def _decoded(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> Sho
 
 class _LocalUnary:
     def __init__(self, method: BoundMethod, default_timeout_s: float) -> None:
-        self._method = method
+        self.method = method
         self._default_timeout_s = default_timeout_s
 
     async def __call__(
         self, request: Message, *, timeout: float | None = None, metadata: _Metadata | None = None
     ) -> Message:
         timeout_s = self._default_timeout_s if timeout is None else timeout
-        return await self.answer(request, Call(timeout_s, metadata or ()))
-
-    async def answer(self, request: Message, call: Call) -> Message:
-        return await self._method.answer(request, call)
+        return await self.method.answer(request, Call(timeout_s, metadata or ()))
 
 
 class _LocalStreamCall:
@@ -288,15 +285,15 @@ class LocalService:
                 else _LocalUnary(method, default_timeout_s),
             )
 
-    async def answer_bytes(
+    def answer_bytes(
         self, method: str, request: bytes, timeout_s: float, metadata: _Metadata = ()
-    ) -> bytes:
+    ) -> Coroutine[Any, Any, bytes]:
         """Answer a serialised request by a serialised answer; of a unary method.
 
         Raises:
             ShoalError: As the method does.
         """
-        return await self._methods[method].answer_bytes(request, Call(timeout_s, metadata))
+        return self._methods[method].answer_bytes(request, Call(timeout_s, metadata))
 
 
 def local_stub(full_name: str, instance: object) -> Any:
