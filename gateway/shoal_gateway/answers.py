@@ -1,17 +1,18 @@
 """What the shards found for a batch of queries, and each caller's part of it.
 
 The shards' answers are merged once for the whole batch; then every caller gets the columns of its
-own queries, without a message or a Python object for a record that is not his.
+own queries, without a message or a Python object for a record that is not his. What one shard found
+for one caller is his answer as it is: bytes, that nothing here takes apart.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from shoal.internal.v1 import worker_service_pb2
 from shoal_gateway.columns import Sources
@@ -19,6 +20,8 @@ from shoal_gateway.fanout import ShardAnswers
 from shoal_gateway.merge import Matches, merge_matches, merge_one
 
 __all__ = ["Answer"]
+
+_FLOAT64: Final = np.dtype("<f8")
 
 _FEW_MATCHES: Final = 128
 """Up to so many matches of one query are merged in plain Python: 4 µs for 20, where numpy takes 75
@@ -42,23 +45,23 @@ class Answer:
     ) -> None:
         self.found = found
         self._query_count = query_count
-        answers = found.answers
-        distances = [np.frombuffer(answer.distances, "<f8") for answer in answers]
         self._columns: Sources | None = None
         # Source and item of each match; None if there is one source, whose order stands.
         self._places: Sequence[tuple[int, int]] | None = None
-        if not answers:
-            self._counts = [0] * query_count
-            self._distances: list[float] = []
-        elif len(answers) == 1:
-            self._counts = list(answers[0].match_counts)
-            self._distances = distances[0].tolist()
+        self._counts: Sequence[int]
+        self._distances: bytes
+        answers = found.answers
+        if len(answers) == 1:
+            self._counts, self._distances = answers[0].match_counts, answers[0].distances
+        elif answers:
+            self._merge(n_results)
         else:
-            self._merge(distances, n_results)
-        self._ends = [0, *accumulate(self._counts)]
+            self._counts, self._distances = [0] * query_count, b""
 
-    def _merge(self, distances: Sequence[npt.NDArray[np.float64]], n_results: int) -> None:
-        self._columns = Sources([answer.records for answer in self.found.answers])
+    def _merge(self, n_results: int) -> None:
+        answers = self.found.answers
+        distances = [np.frombuffer(answer.distances, _FLOAT64) for answer in answers]
+        self._columns = Sources([answer.records for answer in answers])
         matches = [
             Matches(
                 np.array(answer.match_counts, np.int64),
@@ -66,9 +69,7 @@ class Answer:
                 np.frombuffer(answer.ordinals, "<u8"),
                 ids,
             )
-            for answer, own, ids in zip(
-                self.found.answers, distances, self._columns.ids, strict=True
-            )
+            for answer, own, ids in zip(answers, distances, self._columns.ids, strict=True)
         ]
         if self._query_count == 1 and sum(map(len, distances)) <= _FEW_MATCHES:
             self._places = merge_one(matches, n_results)
@@ -78,7 +79,8 @@ class Answer:
             self._places = picks.places()
             self._counts = picks.counts.tolist()
         listed = [own.tolist() for own in distances]
-        self._distances = [listed[source][item] for source, item in self._places]
+        merged = [listed[source][item] for source, item in self._places]
+        self._distances = np.array(merged, _FLOAT64).tobytes()
 
     def response(
         self, first: int, count: int, *, distances: bool, explain: bool = False
@@ -91,28 +93,41 @@ class Answer:
             distances: Whether to tell them.
             explain: Whether to tell how the whole batch was answered.
         """
-        begin, end = self._ends[first], self._ends[first + count]
-        response = worker_service_pb2.QueryResponse(
-            match_counts=self._counts[first : first + count],
-            records=self._records(begin, end),
-            distances=self._distances[begin:end] if distances else (),
-        )
+        if count == self._query_count:
+            response = worker_service_pb2.QueryResponse(
+                match_counts=self._counts,
+                records=self._all_records(),
+                distances=self._distances if distances else b"",
+            )
+        else:
+            begin, end = self._ends[first], self._ends[first + count]
+            response = worker_service_pb2.QueryResponse(
+                match_counts=self._counts[first : first + count],
+                records=self._some_records(begin, end),
+                distances=self._distances[8 * begin : 8 * end] if distances else b"",
+            )
         if explain:
             response.plan.shards.extend(answer.plan for answer in self.found.answers)
             places = self._places
             response.plan.match_shards.extend(
-                [0] * (end - begin) if places is None else [s for s, _ in places[begin:end]]
+                [0] * self._ends[-1] if places is None else [source for source, _ in places]
             )
         return response
 
-    def _records(self, begin: int, end: int) -> worker_service_pb2.RecordColumns | None:
+    @functools.cached_property
+    def _ends(self) -> list[int]:
+        """Where the matches of each query end, behind a 0."""
+        return [0, *accumulate(self._counts)]
+
+    def _all_records(self) -> bytes:
         answers = self.found.answers
-        if not answers:
-            return None
-        if len(answers) == 1 and end - begin == self._ends[-1]:
-            return answers[0].records
+        if len(answers) == 1:
+            return answers[0].records.SerializeToString()
+        return self._some_records(0, self._ends[-1]) if answers else b""
+
+    def _some_records(self, begin: int, end: int) -> bytes:
         if self._columns is None:
-            self._columns = Sources([answer.records for answer in answers])
+            self._columns = Sources([answer.records for answer in self.found.answers])
         if self._places is None:
-            return self._columns.cut(begin, end)
-        return self._columns.gather(self._places[begin:end])
+            return self._columns.cut(begin, end).SerializeToString()
+        return self._columns.gather(self._places[begin:end]).SerializeToString()

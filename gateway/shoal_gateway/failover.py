@@ -8,7 +8,6 @@ there; if it names the same, the shard's data is missing, and no patience brings
 from __future__ import annotations
 
 import asyncio
-import collections
 import random
 import time
 from typing import Final
@@ -59,7 +58,7 @@ class Patience:
     def __init__(self, context: CallContext, longest_s: float) -> None:
         self._until = time.monotonic() + min(longest_s, context.time_remaining() / 2)
         self._backoff_s = _FIRST_BACKOFF_S
-        self.reroutes: collections.Counter[str] = collections.Counter()  # by shard
+        self.reroutes: dict[str, int] = {}  # by shard
 
     async def wait(self) -> bool:
         """Wait for the next attempt; False if there is no time for one."""
@@ -139,8 +138,7 @@ class Holders:
                     metadata=_facts(route, shard, None),
                 )
             known = found
-        patience.reroutes[shard.shard_id] += 1
-        reroutes = patience.reroutes[shard.shard_id]
+        reroutes = patience.reroutes[shard.shard_id] = patience.reroutes.get(shard.shard_id, 0) + 1
         if known.epoch > shard.epoch and reroutes <= _MOST_REROUTES:
             return known
         if reroutes == 1:

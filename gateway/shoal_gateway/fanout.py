@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
@@ -36,7 +36,7 @@ from shoal_gateway.failover import (
     Patience,
     naming,
 )
-from shoal_gateway.table import CollectionRoute, ShardRoute
+from shoal_gateway.table import CollectionRoute, ShardRoute, by_worker
 from shoal_gateway.workers import WorkerStubs
 
 if TYPE_CHECKING:
@@ -116,12 +116,11 @@ class FanOut:
                 the request is at fault.
         """
         reading = _Reading(self, route, ask, context, allow_partial)
-        await reading.ask(shards)
-        answers = reading.answers
-        answered = [shard for shard in shards if shard.shard_id in answers]
-        return ShardAnswers(
-            answered, [answers[shard.shard_id] for shard in answered], reading.failures
-        )
+        await reading.ask(route.by_worker if shards is route.shards else by_worker(shards))
+        answers, failures = reading.answers, reading.failures
+        if failures:
+            shards = [shard for shard in shards if shard.shard_id in answers]
+        return ShardAnswers(shards, [answers[shard.shard_id] for shard in shards], failures)
 
     async def write(
         self,
@@ -235,27 +234,34 @@ class _Reading:
             time.monotonic() + context.time_remaining() * PARTIAL_SHARE if allow_partial else None
         )
 
-    async def ask(self, shards: Sequence[ShardRoute]) -> None:
-        patience = Patience(self._context, PARTIAL_PATIENCE_S if self._partial else PATIENCE_S)
-        await self._together(_by_worker(shards), patience)
+        self._patience = Patience(context, PARTIAL_PATIENCE_S if allow_partial else PATIENCE_S)
 
-    async def _together(self, groups: Sequence[Sequence[ShardRoute]], patience: Patience) -> None:
+    async def ask(self, groups: Sequence[Sequence[ShardRoute]]) -> None:
+        """Ask workers, each for the shards that it holds."""
         if len(groups) == 1:
-            await self._ask_worker(groups[0], patience)
+            await self._ask_worker(groups[0])
             return
-        tasks = [self._fan_out.start(self._ask_worker(group, patience)) for group in groups]
+        tasks = [self._fan_out.start(self._ask_worker(group)) for group in groups]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in tasks:
             if task in done:
                 task.result()
 
-    async def _ask_worker(self, shards: Sequence[ShardRoute], patience: Patience) -> None:
+    async def _ask_worker(self, shards: Sequence[ShardRoute]) -> None:
         """Ask shards that one worker holds, until each has answered or failed for good."""
         stale, unavailable = await self._attempt(shards)
-        moved = [await self._rerouted(shard, error, patience) for shard, error in stale]
+        if stale or unavailable:
+            await self._ask_again(stale, unavailable)
+
+    async def _ask_again(
+        self,
+        stale: Sequence[tuple[ShardRoute, StaleRouteError]],
+        unavailable: Sequence[tuple[ShardRoute, ShoalError]],
+    ) -> None:
+        moved = [await self._rerouted(shard, error) for shard, error in stale]
         again = [shard for shard in moved if shard is not None]
         if unavailable:
-            if await patience.wait():
+            if await self._patience.wait():
                 again += [
                     self._fan_out.holders.current(self._route, shard) for shard, _ in unavailable
                 ]
@@ -263,7 +269,7 @@ class _Reading:
                 for shard, error in unavailable:
                     self._fail(shard, error)
         if again:
-            await self._together(_by_worker(again), patience)
+            await self.ask(by_worker(again))
 
     async def _attempt(
         self, shards: Sequence[ShardRoute]
@@ -278,8 +284,8 @@ class _Reading:
         except OverloadedError as error:
             if len(shards) > 1 and error.metadata.get("limit") == "max_answer_bytes":
                 # Together they exceed a message between processes; one by one they may not.
-                patience = Patience(self._context, PATIENCE_S)
-                await self._together([[shard] for shard in shards], patience)
+                self._patience = Patience(self._context, PATIENCE_S)
+                await self.ask([[shard] for shard in shards])
                 return [], []
             found = [error] * len(shards)
         except ShoalError as error:
@@ -308,12 +314,10 @@ class _Reading:
                     self._fail(shard, named)
         return stale, unavailable
 
-    async def _rerouted(
-        self, shard: ShardRoute, error: StaleRouteError, patience: Patience
-    ) -> ShardRoute | None:
+    async def _rerouted(self, shard: ShardRoute, error: StaleRouteError) -> ShardRoute | None:
         try:
             return await self._fan_out.holders.reroute(
-                self._route, shard, error, patience, self._context
+                self._route, shard, error, self._patience, self._context
             )
         except (DataLossError, UnavailableError) as refused:
             self._fail(shard, refused)
@@ -329,13 +333,6 @@ class _Reading:
         if self._give_up_at is not None:
             left = min(left, self._give_up_at - time.monotonic())
         return left
-
-
-def _by_worker(shards: Iterable[ShardRoute]) -> list[list[ShardRoute]]:
-    groups: dict[str, list[ShardRoute]] = {}
-    for shard in shards:
-        groups.setdefault(shard.worker_id, []).append(shard)
-    return list(groups.values())
 
 
 def _error_of(answer: _Answer) -> ShoalError | None:

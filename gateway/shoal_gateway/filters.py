@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 
@@ -40,18 +40,19 @@ class Filters:
     where_document: filter_pb2.WhereDocument | None = None
 
     @classmethod
-    def of(cls, request: _Filtered, limits: Limits) -> Self:
+    def of(cls, request: _Filtered, limits: Limits) -> Filters:
         """Take the filters of a request.
 
         Raises:
             InvalidArgumentError: One of them breaks the rules.
         """
-        where = where_document = None
-        if request.HasField("where"):
-            where = request.where
+        where = request.where if request.HasField("where") else None
+        where_document = request.where_document if request.HasField("where_document") else None
+        if where is None and where_document is None:
+            return _NO_FILTERS
+        if where is not None:
             check_where(where, limits)
-        if request.HasField("where_document"):
-            where_document = request.where_document
+        if where_document is not None:
             check_where_document(where_document, limits)
         return cls(where, where_document)
 
@@ -82,6 +83,9 @@ class Filters:
         ]
 
 
+_NO_FILTERS: Final = Filters()
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Records of a collection, and where they may be.
@@ -94,7 +98,7 @@ class Wanted:
     """
 
     shards: Sequence[ShardRoute]
-    filters: Filters = Filters()
+    filters: Filters = _NO_FILTERS
     ids_of: dict[str, list[str]] | None = None
     id_prefix: str = ""
 

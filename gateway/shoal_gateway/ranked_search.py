@@ -51,7 +51,7 @@ class _Query:
     message: ranking_pb2.RankedQuery
     filters: Filters
     ids: list[str] | None
-    columns: list[value_pb2.Include.ValueType]
+    columns: tuple[value_pb2.Include.ValueType, ...]
     wants_scores: bool
 
     @property
@@ -112,7 +112,7 @@ class RankedSearcher:
 
     def _checked(self, search: ranking_pb2.RankedQuery, field: str) -> _Query:
         limits = self._limits
-        columns, wants_scores = check_include(search.include, distances=True)
+        columns, wants_scores = check_include(tuple(search.include), distances=True)
         ids = None
         if search.HasField("ids"):
             ids = list(dict.fromkeys(search.ids.values))

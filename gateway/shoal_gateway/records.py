@@ -39,6 +39,8 @@ def _on_collection(method: _Method[_Request, _Response]) -> _Method[_Request, _R
     async def answer(self: RecordService, request: _Request, context: CallContext) -> _Response:
         if request.session_token:
             self.continue_session(request.session_token)
+        if request.collection.id:  # for good: no name to follow
+            return await method(self, request, context)
         return await self.router.by_the_name_in_force(
             request.collection, lambda: method(self, request, context)
         )
@@ -129,7 +131,7 @@ class RecordService:
     async def get(
         self, request: record_service_pb2.GetRequest, context: CallContext
     ) -> worker_service_pb2.GetResponse:
-        columns, _ = check_include(request.include, distances=False)
+        columns, _ = check_include(tuple(request.include), distances=False)
         filters = Filters.of(request, self._limits)
         ids = None
         if request.HasField("ids"):

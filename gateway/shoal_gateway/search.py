@@ -4,12 +4,13 @@ their shards found.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from shoal.errors import NotFoundError, OverloadedError, ShoalError
 from shoal.internal.v1 import worker_service_pb2
@@ -57,10 +58,11 @@ _INCLUDES: Final = frozenset(
 )
 
 
+@functools.lru_cache(maxsize=64)
 def check_include(
-    include: Sequence[value_pb2.Include.ValueType], *, distances: bool
-) -> tuple[list[value_pb2.Include.ValueType], bool]:
-    """Check what an answer is to carry.
+    include: tuple[value_pb2.Include.ValueType, ...], *, distances: bool
+) -> tuple[tuple[value_pb2.Include.ValueType, ...], bool]:
+    """Check what an answer is to carry; most requests ask for what others have asked for.
 
     Args:
         include: As the request has it.
@@ -79,7 +81,7 @@ def check_include(
     wants_distances = value_pb2.INCLUDE_DISTANCES in columns
     if wants_distances and not distances:
         raise invalid("include", "include may hold distances only in a query")
-    return sorted(columns - {value_pb2.INCLUDE_DISTANCES}), wants_distances
+    return tuple(sorted(columns - {value_pb2.INCLUDE_DISTANCES})), wants_distances
 
 
 def unsearched(failures: Mapping[str, ShoalError]) -> list[record_service_pb2.UnsearchedShard]:
@@ -92,19 +94,18 @@ def unsearched(failures: Mapping[str, ShoalError]) -> list[record_service_pb2.Un
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameters:
+class _Parameters(tuple[object, ...]):
     """Everything that decides a search but its query vectors.
 
-    Equal if, and only if, two calls may travel in one batch.
+    Equal if, and only if, two calls may travel in one batch: a tuple of what says so, which Python
+    compares and hashes by itself.
     """
 
-    route: CollectionRoute = field(compare=False)
-    filters: Filters = field(compare=False)
+    route: CollectionRoute
+    filters: Filters
     n_results: int
     columns: tuple[value_pb2.Include.ValueType, ...]
     dimension: int
-    key: tuple[object, ...]
 
     @classmethod
     def of(
@@ -112,14 +113,17 @@ class _Parameters:
         route: CollectionRoute,
         filters: Filters,
         n_results: int,
-        columns: Sequence[value_pb2.Include.ValueType],
+        columns: tuple[value_pb2.Include.ValueType, ...],
         dimension: int,
     ) -> Self:
+        """Put them together."""
         # A route by its version, for a batch goes by the route of its first call.
-        key: tuple[object, ...] = (route.collection_id, route.entry.table_version)
-        if filters:
-            key += tuple(filters.digest_parts())
-        return cls(route, filters, n_results, tuple(columns), dimension, key)
+        version = route.entry.table_version
+        digest = filters.digest_parts() if filters else ()
+        made = cls((route.collection_id, version, n_results, columns, dimension, *digest))
+        made.route, made.filters = route, filters
+        made.n_results, made.columns, made.dimension = n_results, columns, dimension
+        return made
 
 
 class Searcher:
@@ -148,50 +152,52 @@ class Searcher:
             ShoalError: The request is wrong, or a shard cannot answer.
         """
         begin = time.perf_counter()
-        columns, wants_distances = check_include(request.include, distances=True)
+        columns, wants_distances = check_include(tuple(request.include), distances=True)
         filters = Filters.of(request, self._limits)
-        count = self._check_queries(request)
+        vectors, count = self._check_queries(request)
         ids = None
         if request.HasField("ids"):
             # A set: an ID that stands twice says nothing more.
             ids = list(dict.fromkeys(request.ids.values))
             check_record_ids(ids, self._limits, "ids", maximum=self._limits.max_page_records)
-        route = await self._router.find(request.collection, context)
-        if request.HasField("query_ids"):
-            queries = await self._stored_vectors(route, request.query_ids.values, context)
+        route = self._router.known(request.collection)
+        if route is None:
+            route = await self._router.find(request.collection, context)
+        if vectors is None:
+            found = await self._stored_vectors(route, request.query_ids.values, context)
+            vectors, dimension = found.tobytes(), found.shape[1]
         else:
-            queries = request.query_vectors
+            dimension = request.query_vectors.dimension
             # Without one there is no vector yet, as far as this gateway knows: the workers know
             # better if its table lags.
             if route.dimension:
-                check_dimension(route, queries.dimension, "query_vectors.dimension")
+                check_dimension(route, dimension, "query_vectors.dimension")
         context.check()
-        parameters = _Parameters.of(route, filters, request.n_results, columns, queries.dimension)
+        n_results, explain = request.n_results, request.explain
+        parameters = _Parameters.of(route, filters, n_results, columns, dimension)
         asked = time.perf_counter()
-        if ids is None and not request.allow_partial and not request.explain:
-            part = await self._batcher.ask(
-                parameters, queries.values, count, request.n_results, context
-            )
+        if ids is None and not request.allow_partial and not explain:
+            part = await self._batcher.ask(parameters, vectors, count, n_results, context)
         else:
             # What is asked about this call alone is answered alone: its records, its patience for
             # shards that are slow, its plan.
             wanted = Wanted.of(route, filters, ids)
             part = Part(
                 await self._ask(
-                    parameters, wanted, queries, count, context, allow_partial=request.allow_partial
+                    parameters, wanted, vectors, count, context, allow_partial=request.allow_partial
                 ),
                 0,
             )
         answered = time.perf_counter()
         response = part.answer.response(
-            part.first, count, distances=wants_distances, explain=request.explain
+            part.first, count, distances=wants_distances, explain=explain
         )
         failures = part.answer.found.failures
         if failures:
             response.unsearched_shards.extend(unsearched(failures))
         self._check_size(response, columns)
         seconds = time.perf_counter() - begin
-        if request.explain:
+        if explain:
             response.plan.gateway_seconds = seconds
         if seconds >= SLOW_CALLS.threshold_s:
             context.tell(
@@ -199,7 +205,7 @@ class Searcher:
                 collection=route.name,
                 collection_id=route.collection_id,
                 queries=count,
-                n_results=request.n_results,
+                n_results=n_results,
                 filtered=bool(filters) or ids is not None,
                 checking_s=round(asked - begin, 4),
                 searching_s=round(answered - asked, 4),
@@ -207,8 +213,13 @@ class Searcher:
             )
         return response
 
-    def _check_queries(self, request: record_service_pb2.QueryRequest) -> int:
-        """Check how many queries and matches are asked for; give the number of queries."""
+    def _check_queries(self, request: record_service_pb2.QueryRequest) -> tuple[bytes | None, int]:
+        """Check the queries, and how many matches are asked for.
+
+        Returns:
+            The bytes of the vectors, None if records are named, and how many they are.
+        """
+        vectors = None
         has_vectors, has_ids = request.HasField("query_vectors"), request.HasField("query_ids")
         if has_vectors == has_ids:
             raise invalid("query_vectors", "exactly one of query_vectors and query_ids is needed")
@@ -220,10 +231,10 @@ class Searcher:
             check_record_ids(distinct, limits, "query_ids", maximum=limits.max_queries)
         else:
             # Counted before each number is looked at; less than one is for `decode_vectors` to say.
-            size = 4 * request.query_vectors.dimension
-            whole = len(request.query_vectors.values) // size if size else 0
-            self._check_count(max(whole, 1), "query_vectors")
-            count = len(decode_vectors(request.query_vectors, None, limits, "query_vectors"))
+            block = request.query_vectors
+            vectors, size = block.values, 4 * block.dimension
+            self._check_count(max(len(vectors) // size if size else 0, 1), "query_vectors")
+            count = len(decode_vectors(block, None, limits, "query_vectors"))
         n_results = request.n_results
         if not 1 <= n_results <= limits.max_n_results:
             raise invalid(
@@ -235,7 +246,7 @@ class Searcher:
                 f"{count} queries x n_results {n_results} is {count * n_results}; at most "
                 f"{limits.max_query_results} are allowed in one call",
             )
-        return count
+        return vectors, count
 
     def _check_count(self, count: int, field: str) -> None:
         maximum = self._limits.max_queries
@@ -246,8 +257,8 @@ class Searcher:
 
     async def _stored_vectors(
         self, route: CollectionRoute, query_ids: Sequence[str], context: CallContext
-    ) -> value_pb2.VectorBlock:
-        """Give the vectors of stored records.
+    ) -> npt.NDArray[np.float32]:
+        """Give the vectors of stored records, shape ``(n, d)``.
 
         Raises:
             NotFoundError: One of them is not stored.
@@ -280,8 +291,7 @@ class Searcher:
                     f"{shown(record_id)}",
                     metadata={"id": record_id[:100]},
                 )
-        block = np.stack([rows[record_id] for record_id in query_ids])
-        return value_pb2.VectorBlock(dimension=block.shape[1], values=block.tobytes())
+        return np.stack([rows[record_id] for record_id in query_ids])
 
     async def _send(
         self, parameters: _Parameters, vectors: bytes, count: int, context: CallContext
@@ -290,7 +300,7 @@ class Searcher:
         return await self._ask(
             parameters,
             Wanted.of(parameters.route, parameters.filters, None),
-            value_pb2.VectorBlock(dimension=parameters.dimension, values=vectors),
+            vectors,
             count,
             context,
         )
@@ -299,7 +309,7 @@ class Searcher:
         self,
         parameters: _Parameters,
         wanted: Wanted,
-        queries: value_pb2.VectorBlock,
+        vectors: bytes,
         count: int,
         context: CallContext,
         *,
@@ -308,12 +318,14 @@ class Searcher:
         def ask(stub: Any, shards: Any) -> tuple[Any, Any]:
             search = worker_service_pb2.SearchShardsRequest(
                 shards=[shard.reference for shard in shards],
-                queries=queries,
                 limit=parameters.n_results,
                 ids=wanted.ids(shards),
                 include=parameters.columns,
                 clock=self._clock.now(),
             )
+            # Filled where they lie: what is put into a message afterwards is copied.
+            queries = search.queries
+            queries.dimension, queries.values = parameters.dimension, vectors
             wanted.filters.put_into(search)
             return stub.SearchShards, search
 

@@ -43,6 +43,14 @@ class ShardRoute:
     reference: worker_service_pb2.ShardReference
 
 
+def by_worker(shards: Iterable[ShardRoute]) -> list[list[ShardRoute]]:
+    """Put those together that one worker holds."""
+    groups: dict[str, list[ShardRoute]] = {}
+    for shard in shards:
+        groups.setdefault(shard.worker_id, []).append(shard)
+    return list(groups.values())
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionRoute:
     """A collection, and where its records are.
@@ -55,6 +63,7 @@ class CollectionRoute:
         first_buckets: First bucket of each run, ascending, shape ``(runs,)``; the runs cover all
             buckets.
         owners: Position in `shards` of each run's owner, shape ``(runs,)``.
+        by_worker: The shards, those that one worker holds together.
     """
 
     entry: catalog_pb2.CollectionEntry
@@ -63,6 +72,7 @@ class CollectionRoute:
     shards: tuple[ShardRoute, ...]
     first_buckets: npt.NDArray[np.uint16]
     owners: npt.NDArray[np.intp]
+    by_worker: Sequence[Sequence[ShardRoute]]
 
     @classmethod
     def of(cls, entry: catalog_pb2.CollectionEntry) -> Self:
@@ -71,23 +81,25 @@ class CollectionRoute:
         runs = sorted(
             (run.first, owner) for owner, shard in enumerate(entry.shards) for run in shard.buckets
         )
+        shards = tuple(
+            ShardRoute(
+                shard.shard_id,
+                shard.worker_id,
+                shard.epoch,
+                worker_service_pb2.ShardReference(
+                    collection_id=collection_id, shard_id=shard.shard_id, epoch=shard.epoch
+                ),
+            )
+            for shard in entry.shards
+        )
         return cls(
             entry,
             collection_id,
             entry.collection.dimension,
-            tuple(
-                ShardRoute(
-                    shard.shard_id,
-                    shard.worker_id,
-                    shard.epoch,
-                    worker_service_pb2.ShardReference(
-                        collection_id=collection_id, shard_id=shard.shard_id, epoch=shard.epoch
-                    ),
-                )
-                for shard in entry.shards
-            ),
+            shards,
             np.array([first for first, _ in runs], np.uint16),
             np.array([owner for _, owner in runs], np.intp),
+            by_worker(shards),
         )
 
     @property

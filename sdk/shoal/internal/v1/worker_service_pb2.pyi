@@ -294,18 +294,14 @@ class QueryResponse(_message.Message):
     UNSEARCHED_SHARDS_FIELD_NUMBER: _builtins.int
     SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    records: _builtins.bytes
+    """As there, a RecordColumns, serialised."""
+    distances: _builtins.bytes
+    """As there: Float64, little-endian, which is how doubles are packed."""
     session_token: _builtins.bytes
     """As there."""
     @_builtins.property
     def match_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """As there."""
-
-    @_builtins.property
-    def records(self) -> Global___RecordColumns:
-        """As there."""
-
-    @_builtins.property
-    def distances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """As there."""
 
     @_builtins.property
@@ -320,13 +316,13 @@ class QueryResponse(_message.Message):
         self,
         *,
         match_counts: _abc.Iterable[_builtins.int] | None = ...,
-        records: Global___RecordColumns | None = ...,
-        distances: _abc.Iterable[_builtins.float] | None = ...,
+        records: _builtins.bytes = ...,
+        distances: _builtins.bytes = ...,
         unsearched_shards: _abc.Iterable[_record_service_pb2.UnsearchedShard] | None = ...,
         session_token: _builtins.bytes = ...,
         plan: _record_service_pb2.QueryPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "records", b"records"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["distances", b"distances", "match_counts", b"match_counts", "plan", b"plan", "records", b"records", "session_token", b"session_token", "unsearched_shards", b"unsearched_shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
