@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +18,7 @@ from shoal.results import (
     UnsearchedShard,
 )
 from shoal.v1 import record_service_pb2, value_pb2
-from shoal.wire.metadata import metadata_from_message
+from shoal.wire.metadata import metadatas_from_messages
 from shoal.wire.vectors import vectors_of
 
 _METHOD_NAMES: Final = {
@@ -27,6 +26,10 @@ _METHOD_NAMES: Final = {
     record_service_pb2.SEARCH_METHOD_EXACT: "exact",
     record_service_pb2.SEARCH_METHOD_GRAPH: "graph",
 }
+
+_NO_RESULT: Final[dict[str, Any]] = dict.fromkeys(
+    ("ids", "embeddings", "documents", "uris", "data", "metadatas", "distances", "included")
+)
 
 _NESTED: Final = ("ids", "embeddings", "documents", "uris", "metadatas", "distances")
 
@@ -38,26 +41,26 @@ def _texts(column: value_pb2.StringColumn) -> list[str | None]:
     return texts
 
 
-def _metadatas(rows: Sequence[value_pb2.Metadata]) -> list[StoredMetadata | None]:
-    return [metadata_from_message(row) or None for row in rows]
-
-
-@dataclass(slots=True)
 class Columns:
     """Records of several answers, one after the other.
 
-    Attributes:
+    Args:
         include: What was asked for.
+
+    Attributes:
         ids: Always there.
         vectors: Arrays of shape ``(n, d)``, one an answer.
     """
 
-    include: Sequence[str]
-    ids: list[str] = field(default_factory=list)
-    vectors: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    documents: list[str | None] = field(default_factory=list)
-    uris: list[str | None] = field(default_factory=list)
-    metadatas: list[StoredMetadata | None] = field(default_factory=list)
+    __slots__ = ("documents", "ids", "include", "metadatas", "uris", "vectors")
+
+    def __init__(self, include: Sequence[str]) -> None:
+        self.include = include
+        self.ids: list[str] = []
+        self.vectors: list[npt.NDArray[np.float32]] = []
+        self.documents: list[str | None] = []
+        self.uris: list[str | None] = []
+        self.metadatas: list[StoredMetadata | None] = []
 
     def extend(self, records: value_pb2.RecordColumns) -> None:
         """Append the records of an answer."""
@@ -69,7 +72,7 @@ class Columns:
         if "uris" in self.include:
             self.uris.extend(_texts(records.uris))
         if "metadatas" in self.include:
-            self.metadatas.extend(_metadatas(records.metadatas))
+            self.metadatas += metadatas_from_messages(records.metadatas)
 
     def all_vectors(self, dimension: int | None) -> npt.NDArray[np.float32]:
         """All vectors, shape ``(n, d)``, writable."""
@@ -110,24 +113,20 @@ def query_result(
         counts.extend(answer.match_counts)
         distances.extend(answer.distances)
     bounds = list(itertools.pairwise(itertools.accumulate(counts, initial=0)))
-
-    def nested(name: str, column: Any) -> list[Any] | None:
-        return [column[a:b] for a, b in bounds] if name in include else None
-
-    result = QueryResult(
-        ids=[columns.ids[a:b] for a, b in bounds],
-        embeddings=(
-            nested("embeddings", columns.all_vectors(dimension))
-            if "embeddings" in include
-            else None
-        ),
-        documents=nested("documents", columns.documents),
-        uris=nested("uris", columns.uris),
-        data=None,
-        metadatas=nested("metadatas", columns.metadatas),
-        distances=nested("distances", distances),
-        included=list(include),
-    )
+    found: dict[str, Any] = {
+        "ids": columns.ids,
+        "documents": columns.documents,
+        "uris": columns.uris,
+        "metadatas": columns.metadatas,
+        "distances": distances,
+    }
+    if "embeddings" in include:
+        found["embeddings"] = columns.all_vectors(dimension)
+    result = QueryResult(_NO_RESULT)
+    for name in ("ids", *include):
+        column = found[name]
+        result[name] = [column] if len(bounds) == 1 else [column[a:b] for a, b in bounds]
+    result["included"] = list(include)
     if explain:
         result["plan"] = _plan(answers, bounds)
     if allow_partial:

@@ -62,7 +62,8 @@ class Store:
         Raises:
             ShoalError: Whatever went wrong.
         """
-        return self._open_store().call(service, method, request, timeout_s)
+        shared = self._shared or self._open_store()
+        return shared.call(service, method, request, timeout_s)
 
     async def call_async(
         self, service: str, method: str, request: bytes, timeout_s: float

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from shoal import errors
 from shoal._records import check_ids
-from shoal.v1 import collection_pb2, filter_pb2, record_service_pb2, value_pb2
+from shoal.v1 import collection_pb2, filter_pb2, value_pb2
 from shoal.wire.filters import where_document_from_dict, where_from_dict
 from shoal.wire.limits import Limits
 from shoal.wire.metadata import metadata_to_message
@@ -22,7 +21,6 @@ from shoal.wire.validation import (
     check_snapshot_name,
     invalid,
 )
-from shoal.wire.vectors import encode_vectors
 
 INCLUDES: Final[Mapping[str, value_pb2.Include.ValueType]] = {
     "documents": value_pb2.INCLUDE_DOCUMENTS,
@@ -214,41 +212,6 @@ def by_name(tenant: str, database: str, name: str) -> collection_pb2.CollectionR
 def by_id(collection: collection_pb2.Collection) -> collection_pb2.CollectionReference:
     """Refer to a collection for good: its name may be given to another."""
     return collection_pb2.CollectionReference(id=collection.id)
-
-
-def query_parts(
-    count: int, n_results: int, dimension: int, include: Iterable[str], limits: Limits
-) -> Iterator[tuple[int, int]]:
-    """Cut many queries into parts that a server answers in one call each.
-
-    Args:
-        count: Queries, at least 1.
-        n_results: Matches wanted of each.
-        dimension: Of the vectors.
-        include: What is to be included; vectors are large.
-        limits: Of the server.
-
-    Yields:
-        Start and end of each part.
-    """
-    most = min(limits.max_queries, limits.max_query_results // n_results)
-    if "embeddings" in include:
-        most = min(most, limits.max_answer_bytes // 2 // (n_results * 4 * dimension))
-    # The queries themselves must fit a message as well.
-    most = min(most, limits.max_message_bytes // 2 // (4 * dimension))
-    step = max(most, 1)
-    for start in range(0, count, step):
-        yield start, min(start + step, count)
-
-
-def set_queries(
-    request: record_service_pb2.QueryRequest, query: npt.NDArray[np.float32] | list[str]
-) -> None:
-    """Put queries into a request: vectors, or IDs."""
-    if isinstance(query, list):
-        request.query_ids.CopyFrom(value_pb2.IdList(values=query))
-    else:
-        request.query_vectors.CopyFrom(encode_vectors(query))
 
 
 def is_answer_too_large(error: errors.OverloadedError) -> bool:

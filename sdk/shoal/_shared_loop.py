@@ -22,7 +22,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from contextvars import Context
+from contextvars import Context, copy_context
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -75,7 +75,9 @@ class _Loop(asyncio.SelectorEventLoop):
         super().__init__(selector)
         # Between the making of a task and its first step, which is the loop's next callback.
         self._is_beginning = False
-        self._first_step: asyncio.Handle | None = None
+        self._first_step: tuple[Callable[..., object], Context | None] | None = None
+        # A task does not look at the handle of its first step.
+        self._begun_at_once = asyncio.Handle(_nothing, (), self)
         # What a borrowed turn has left for the loop to do.
         self._timers: list[asyncio.TimerHandle] = []
         self._is_borrowed = False
@@ -87,10 +89,10 @@ class _Loop(asyncio.SelectorEventLoop):
         *args: *_Arguments,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        if self._is_beginning:
+        if self._is_beginning and not args:
             self._is_beginning = False
-            self._first_step = asyncio.Handle(callback, args, self, context)
-            return self._first_step
+            self._first_step = callback, context
+            return self._begun_at_once
         self._has_work = True
         return super().call_soon(callback, *args, context=context)
 
@@ -115,15 +117,18 @@ class _Loop(asyncio.SelectorEventLoop):
         self._has_work = False
         self._is_borrowed = self._is_beginning = True
         try:
-            task = self.create_task(coroutine)
+            context = copy_context()
+            task = asyncio.Task(coroutine, loop=self, context=context)
             assert self._first_step is not None, "a task begins by a callback of its loop"
-            self._first_step._run()
+            # What a handle would do; the step of a task lets nothing out that a handle would catch.
+            context.run(self._first_step[0])
         finally:
             self._is_borrowed = self._is_beginning = False
             self._first_step = None
+        if self._timers:
             timers, self._timers = self._timers, []
-        is_left = any(not timer.cancelled() for timer in timers)
-        return task, self._has_work or is_left
+            return task, self._has_work or any(not timer.cancelled() for timer in timers)
+        return task, self._has_work
 
 
 class SharedLoop:

@@ -283,6 +283,40 @@ def test_queries_are_split_by_the_limits_and_keep_their_order() -> None:
             books.query(vectors, n_results=16)
 
 
+def test_a_query_is_asked_for_what_it_says_now() -> None:
+    fake = _fake(
+        Query=lambda request: records.QueryResponse(match_counts=[0]), GetLimits=small_limits()
+    )
+    include: list[shoal.Include] = ["documents"]
+    with serving(fake) as port, _client(port) as client:
+        books = client.get_collection("books")
+        books.query([1, 0], n_results=3, include=include)
+        books.query([0, 1], n_results=3, include=include)
+        include.append("distances")
+        books.query([1, 0], n_results=3, include=include)
+        books.query([1, 0], n_results=4, include=include)
+        books.query([1, 0], n_results=4, include=include, where={"n": 1})
+        books.query([1, 0], n_results=4, include=include)
+        with pytest.raises(shoal.InvalidArgumentError, match="n_results"):
+            books.query([1, 0], n_results=True, include=include)
+    documents, distances = value_pb2.INCLUDE_DOCUMENTS, value_pb2.INCLUDE_DISTANCES
+    asked = [
+        (request.n_results, list(request.include), request.HasField("where"))
+        for request in fake.requests("Query")
+    ]
+    assert asked == [
+        (3, [documents], False),
+        (3, [documents], False),
+        (3, [documents, distances], False),
+        (4, [documents, distances], False),
+        (4, [documents, distances], True),
+        (4, [documents, distances], False),
+    ]
+    first, second = (request.query_vectors.values for request in fake.requests("Query")[:2])
+    assert np.frombuffer(first, "<f4").tolist() == [1, 0]
+    assert np.frombuffer(second, "<f4").tolist() == [0, 1]
+
+
 def test_queries_whose_answers_do_not_fit_together_are_asked_apart() -> None:
     def query(request: records.QueryRequest) -> records.QueryResponse:
         ids = request.query_ids.values

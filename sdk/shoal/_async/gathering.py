@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Final, Generic, TypeVar
 
 import numpy as np
@@ -89,7 +89,7 @@ class _Line(Generic[Result]):
 
     __slots__ = ("parameters", "under_way", "waiting")
 
-    def __init__(self, parameters: bytes) -> None:
+    def __init__(self, parameters: Hashable) -> None:
         self.parameters = parameters
         self.under_way = 0
         self.waiting: deque[_Caller[Result]] = deque()
@@ -110,7 +110,7 @@ class AsyncGatherer(Generic[Result]):
         self, *, usual_s: float = 0.0, longest_wait_s: float = _LONGEST_WAIT_S, few: int = _FEW
     ) -> None:
         self._changing = runtime.Mutex()
-        self._lines: dict[bytes, _Line[Result]] = {}  # guarded by _changing
+        self._lines: dict[Hashable, _Line[Result]] = {}  # guarded by _changing
         self._usual_s = usual_s  # guarded by _changing: what calls took of late
         self._longest_wait_s = longest_wait_s
         self._few = few
@@ -119,7 +119,7 @@ class AsyncGatherer(Generic[Result]):
 
     async def ask(
         self,
-        parameters: bytes,
+        parameters: Hashable,
         queries: Queries,
         results: int,
         timeout_s: float,
@@ -129,7 +129,7 @@ class AsyncGatherer(Generic[Result]):
 
         Args:
             parameters: Only queries with equal ones travel together.
-            queries: Shape ``(n, d)``; `d` goes into the parameters.
+            queries: Shape ``(n, d)``; `d` belongs to the parameters.
             results: Matches wanted of each; the same.
             timeout_s: How long the caller waits for who asks for it.
             ask: Makes the call for this caller's queries, and others' beside them.
@@ -222,7 +222,8 @@ class AsyncGatherer(Generic[Result]):
         began = time.monotonic()
         took_s: float | None = None
         try:
-            await self._let_others_come()
+            if self._crowd > self._few:
+                await self._let_others_come()
             if line.waiting:
                 others = self._take(line, queries, most)
             if not others:
@@ -252,7 +253,7 @@ class AsyncGatherer(Generic[Result]):
         is waited for who has something else to do.
         """
         before = -1
-        while before < self._asking < self._crowd / 2 and self._crowd > self._few:
+        while before < self._asking < self._crowd / 2:
             before = self._asking
             await runtime.sleep(0)
 

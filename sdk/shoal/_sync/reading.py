@@ -13,6 +13,7 @@ from shoal import _decoding, _requests, errors
 from shoal._decoding import Columns
 from shoal._embedder import Embedder
 from shoal._methods import GET, LIST_IDS, QUERY
+from shoal._question import Question
 from shoal._sync import runtime
 from shoal._sync.session import Session
 from shoal._vectors import check_dimension, to_vectors
@@ -37,6 +38,8 @@ class Reader:
         self._session = session
         self._collection = collection
         self._embedder = embedder
+        # The last question without filters: most ask again what was asked before.
+        self._plain: Question | None = None
 
     def get(
         self, ids: Any, where: Any, where_document: Any, limit: Any, offset: Any, include: Any
@@ -173,66 +176,68 @@ class Reader:
         Args:
             queries: Vectors, texts, IDs; exactly one of them.
         """
-        limits = self._session.limits()
-        included = _requests.check_include(include, distances=True)
-        request = record_service_pb2.QueryRequest(
-            collection=_requests.by_id(self._collection),
-            n_results=_requests.check_count("n_results", n_results, 1, limits.max_n_results),
-            ids=_requests.id_list(_requests.id_set(ids, limits)),
-            where=_requests.check_where(where, limits),
-            where_document=_requests.check_where_document(where_document, limits),
-            include=_requests.include_numbers(included),
-            allow_partial=bool(allow_partial),
-            explain=bool(explain),
-        )
+        session = self._session
+        limits = session.known_limits or session.limits()
+        is_plain = ids is None and where is None and where_document is None
+        is_plain = is_plain and not (allow_partial or explain)
+        question = self._plain if is_plain else None
+        if question is None or not question.asks(n_results, include):
+            question = Question(
+                self._collection.id,
+                n_results,
+                ids,
+                where,
+                where_document,
+                include,
+                allow_partial=bool(allow_partial),
+                explain=bool(explain),
+                limits=limits,
+            )
+            if is_plain:
+                self._plain = question
         query = self._queries(*queries, limits)
         if isinstance(query, list) or ids is not None or allow_partial or explain:
             # What is asked about this call alone is asked alone.
-            return self._answer(request, query, included, limits)
-        dimension = query.shape[1].to_bytes(4, "little")
-        found, first = self._session.gatherer.ask(
-            dimension + request.SerializeToString(deterministic=True),
+            return self._answer(question, query, limits)
+        found, first = session.gatherer.ask(
+            (question.parameters, query.shape[1]),
             query,
-            request.n_results,
-            self._session.timeout_s,
-            lambda together: self._answer(request, together, included, limits),
+            question.n_results,
+            session.timeout_s,
+            lambda together: self._answer(question, together, limits),
         )
         return _decoding.part(found, first, len(query))
 
     def _answer(
-        self,
-        request: record_service_pb2.QueryRequest,
-        query: npt.NDArray[np.float32] | list[str],
-        included: list[str],
-        limits: Limits,
+        self, question: Question, query: npt.NDArray[np.float32] | list[str], limits: Limits
     ) -> QueryResult:
         """Ask queries, in as many calls as the limits demand."""
         dimension = self._collection.dimension or (1 if isinstance(query, list) else query.shape[1])
-        answers = [
-            answer
-            for start, stop in _requests.query_parts(
-                len(query), request.n_results, dimension, included, limits
-            )
-            for answer in self._ask(request, query[start:stop])
-        ]
+        most = question.most_queries(dimension, limits)
+        if len(query) <= most:
+            answers = self._ask(question, query)
+        else:
+            answers = []
+            for start in range(0, len(query), most):
+                answers += self._ask(question, query[start : start + most])
         return _decoding.query_result(
             answers,
-            included,
+            question.included,
             dimension,
-            explain=request.explain,
-            allow_partial=request.allow_partial,
+            explain=question.explain,
+            allow_partial=question.allow_partial,
         )
 
     def _queries(
         self, embeddings: Any, texts: Any, ids: Any, limits: Limits
     ) -> npt.NDArray[np.float32] | list[str]:
         """Check the queries, and embed what is text."""
-        given = [value is not None for value in (embeddings, texts, ids)]
-        if sum(given) != 1:
+        given = (embeddings is not None) + (texts is not None) + (ids is not None)
+        if given != 1:
             raise invalid(
                 "query_embeddings",
                 "query needs exactly one of query_embeddings, query_texts and query_ids, "
-                f"got {sum(given)}",
+                f"got {given}",
             )
         if ids is not None:
             return _requests.query_ids(ids, limits)
@@ -245,17 +250,14 @@ class Reader:
         return vectors
 
     def _ask(
-        self,
-        request: record_service_pb2.QueryRequest,
-        query: npt.NDArray[np.float32] | list[str],
+        self, question: Question, query: npt.NDArray[np.float32] | list[str]
     ) -> list[record_service_pb2.QueryResponse]:
         """Ask some queries; those whose answers do not fit together are asked apart."""
-        _requests.set_queries(request, query)
         try:
-            return [self._session.call(QUERY, request)]
+            return [self._session.call(QUERY, question.request(query))]
         except errors.OverloadedError as error:
             if not _requests.is_answer_too_large(error) or len(query) == 1:
                 raise
         middle = len(query) // 2
-        first = self._ask(request, query[:middle])
-        return first + self._ask(request, query[middle:])
+        first = self._ask(question, query[:middle])
+        return first + self._ask(question, query[middle:])

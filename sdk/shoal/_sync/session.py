@@ -24,12 +24,16 @@ Response = TypeVar("Response", bound=Message)
 
 
 class Session:
-    """Makes the calls of one client and its collections."""
+    """Makes the calls of one client and its collections.
+
+    Attributes:
+        known_limits: The server's limits, once `limits` has asked for them.
+    """
 
     def __init__(self, transport: Transport, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self._transport = transport
-        self._limits: Limits | None = None
+        self.known_limits: Limits | None = None
         self._token = b""
         self._chance = random.Random()
         self._gatherer: tuple[runtime.Place, Gatherer[Any]] | None = None
@@ -80,10 +84,10 @@ class Session:
 
     def limits(self) -> Limits:
         """Return the server's limits; asked for once."""
-        if self._limits is None:
+        if self.known_limits is None:
             response = self.call(GET_LIMITS, admin_service_pb2.GetLimitsRequest())
-            self._limits = _limits.from_message(response)
-        return self._limits
+            self.known_limits = _limits.from_message(response)
+        return self.known_limits
 
     def close(self) -> None:
         """Close the transport."""

@@ -12,15 +12,22 @@ from shoal.v1 import value_pb2
 from shoal.wire.limits import DEFAULT_LIMITS, Limits
 from shoal.wire.validation import invalid
 
-__all__ = ["check_finite", "decode_vectors", "encode_vectors", "vectors_of"]
+__all__ = ["check_finite", "decode_vectors", "encode_vectors", "put_vectors", "vectors_of"]
 
 _FLOAT32: Final = np.dtype("<f4")
 
 
 def encode_vectors(vectors: npt.NDArray[np.float32]) -> value_pb2.VectorBlock:
     """Encode vectors, shape ``(n, d)``."""
-    block = np.ascontiguousarray(vectors, _FLOAT32)
-    return value_pb2.VectorBlock(dimension=block.shape[1], values=block.tobytes())
+    block = value_pb2.VectorBlock()
+    put_vectors(block, vectors)
+    return block
+
+
+def put_vectors(block: value_pb2.VectorBlock, vectors: npt.NDArray[np.float32]) -> None:
+    """Put vectors, shape ``(n, d)``, into an empty message where it lies."""
+    block.dimension = vectors.shape[1]
+    block.values = np.ascontiguousarray(vectors, _FLOAT32).tobytes()
 
 
 def vectors_of(block: value_pb2.VectorBlock) -> npt.NDArray[np.float32]:
@@ -49,13 +56,13 @@ def decode_vectors(
     Raises:
         InvalidArgumentError: The dimension, length or a number is not allowed.
     """
-    dimension = block.dimension
+    dimension, values = block.dimension, block.values
     if not 1 <= dimension <= limits.max_dimension:
         raise invalid(
             f"{field}.dimension",
             f"{field} has dimension {dimension}; it must be 1 to {limits.max_dimension}",
         )
-    size = len(block.values)
+    size = len(values)
     if count is None:
         if size == 0 or size % (4 * dimension):
             raise invalid(
@@ -69,7 +76,7 @@ def decode_vectors(
             f"{field} has {size} bytes; {count} vectors of dimension {dimension} have "
             f"{4 * dimension * count} (4 bytes a number)",
         )
-    vectors = vectors_of(block)
+    vectors = np.frombuffer(values, _FLOAT32).reshape(-1, dimension)
     check_finite(vectors, field)
     return vectors
 
