@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import statistics
 import time
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 import shoal
-from benchmarks.cluster import started, temporary
+from benchmarks.cluster import Cluster, started, temporary
 from benchmarks.measure import percentile, rounds_of
 from benchmarks.record import QUERY_P50, QUERY_P99, START, Recorder, Series
 
@@ -24,9 +26,20 @@ SHOAL: Final = "shoal server"
 CREATE: Final = "creation of a collection"
 DESCRIBE: Final = "description of a collection"
 OPENING: Final = "first query of a collection after a start"
+LIST: Final = "listing of all collections"
+DELETE: Final = "deletion of a collection"
+MEMORY: Final = "memory of all processes"
+REST: Final = "CPU of all processes at rest"
 
 _CALLS: Final = 200
 _OPENED: Final = 50
+_DELETED: Final = 100
+
+_REST_S: Final = 10.0
+"""How long nobody asks anything: some heartbeats, and looks at what is open."""
+
+_CLOSE_AFTER_S: Final = 10
+"""Instead of five minutes, where it is measured what unused collections give back."""
 
 
 def measure(recorder: Recorder, counts: Sequence[int]) -> None:
@@ -46,8 +59,10 @@ def measure(recorder: Recorder, counts: Sequence[int]) -> None:
                 made = count
                 _calls(client, count, add)
                 for kind, value in cluster.memory().items():
-                    add("memory of all processes", "bytes", value, kind=kind)
+                    add(MEMORY, "bytes", value, kind=kind)
+                add(REST, "%", _at_rest(cluster), state="used")
             _start(home / "data", count, add)
+            _leave_unused(home / "data", count, add)
 
 
 def _name(number: int) -> str:
@@ -59,14 +74,20 @@ def _create(client: shoal.Client, rng: np.random.Generator, numbers: range, add:
     for number in numbers:
         vectors = rng.standard_normal((RECORDS, DIMENSION)).astype(np.float32)
         began = time.perf_counter()
-        collection = client.create_collection(
-            _name(number),
-            configuration={"hnsw": {"space": "cosine"}},
-            embedding_function=None,
-        )
+        collection = _created(client, number)
         seconds.append(time.perf_counter() - began)
-        collection.add(ids=[str(n) for n in range(RECORDS)], embeddings=vectors)
+        _fill(collection, vectors)
     _add_latencies(add, CREATE, seconds)
+
+
+def _created(client: shoal.Client, number: int) -> shoal.Collection:
+    return client.create_collection(
+        _name(number), configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
+    )
+
+
+def _fill(collection: shoal.Collection, vectors: npt.NDArray[np.float32]) -> None:
+    collection.add(ids=[str(n) for n in range(RECORDS)], embeddings=vectors)
 
 
 def _add_latencies(add: Series, what: str, seconds: Sequence[float]) -> None:
@@ -91,6 +112,14 @@ def _calls(client: shoal.Client, count: int, add: Series) -> None:
     for part in rounds_of(queried):
         add(QUERY_P50, "ms", 1e3 * statistics.median(part))
     add(QUERY_P99, "ms", 1e3 * percentile(queried, 0.99))
+    add(LIST, "ms", 1e3 * _taken(client.list_collections))
+
+
+def _at_rest(cluster: Cluster) -> float:
+    """Give the CPU that is used while nobody asks anything, in percent of a core."""
+    before, began = cluster.cpu_s(), time.perf_counter()
+    time.sleep(_REST_S)
+    return 100 * (cluster.cpu_s() - before) / (time.perf_counter() - began)
 
 
 def _start(directory: Path, count: int, add: Series) -> None:
@@ -107,9 +136,32 @@ def _start(directory: Path, count: int, add: Series) -> None:
             seconds.append(_taken(lambda c=collection: c.query(query_embeddings=query)))  # type: ignore[misc]
             if len(seconds) == 1:
                 add(START, "s", time.perf_counter() - began)
-        add("memory of all processes", "bytes", cluster.memory()["Pss"], state="started")
+        add(MEMORY, "bytes", cluster.memory()["Pss"], state="started")
         if seconds[1:]:  # the first pays for what a process does once
             _add_latencies(add, OPENING, seconds[1:])
+
+
+def _leave_unused(directory: Path, count: int, add: Series) -> None:
+    """Query all collections, then none until they are closed; then delete some."""
+    query = np.ones(DIMENSION, np.float32)
+    with (
+        started(1, directory, {"SHOAL_CLOSE_AFTER_S": str(_CLOSE_AFTER_S)}) as cluster,
+        shoal.Client(port=cluster.port, timeout=120) as client,
+    ):
+        for number in range(count):
+            collection = client.get_collection(_name(number), embedding_function=None)
+            collection.query(query_embeddings=query)
+        time.sleep(2 * _CLOSE_AFTER_S)
+        for kind, value in cluster.memory().items():
+            add(MEMORY, "bytes", value, kind=kind, state="unused")
+        add(REST, "%", _at_rest(cluster), state="unused")
+        seconds = []
+        for number in random.Random(6).sample(range(count), min(count - 1, _DELETED)):
+            seconds.append(_taken(functools.partial(client.delete_collection, _name(number))))
+            # What is measured next has as many as it says.
+            _fill(_created(client, number), np.ones((RECORDS, DIMENSION), np.float32))
+        if seconds:
+            _add_latencies(add, DELETE, seconds)
 
 
 def _taken(call: Callable[[], object]) -> float:

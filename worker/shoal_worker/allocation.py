@@ -12,10 +12,9 @@ Other C libraries have neither that rule nor these calls: there nothing is done.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 __all__ = ["give_back", "reserving"]
@@ -33,23 +32,37 @@ _USUAL_BYTES: Final = 32 * 1024 * 1024
 _libc: Final = ctypes.CDLL(None)
 _set_parameter: Final[Callable[[int, int], int] | None] = getattr(_libc, "mallopt", None)
 _trim: Final[Callable[[int], int] | None] = getattr(_libc, "malloc_trim", None)
-_turn: Final = threading.Lock()  # held while the threshold is low
 
 
-@contextlib.contextmanager
-def reserving() -> Iterator[None]:
-    """Take blocks of 1 MB and more from the kernel, as long as it stands; one at a time."""
-    if _set_parameter is None:
-        yield
-        return
-    with _turn:
-        _set_parameter(_MMAP_THRESHOLD, _RESERVED_BYTES)
-        try:
-            yield
-        finally:
-            # Setting the one ends glibc's rule for both.
-            _set_parameter(_MMAP_THRESHOLD, _USUAL_BYTES)
-            _set_parameter(_TRIM_THRESHOLD, 2 * _USUAL_BYTES)
+class _Reserving:
+    """A context that may be entered by several threads at once.
+
+    Counted instead of locked, so that an environment whose disk does not answer keeps no other
+    waiting. Blocks that other threads take meanwhile come from the kernel, too, if they are so
+    large: that takes a little longer, and changes nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0  # guarded by _lock
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._count += 1
+            if self._count == 1 and _set_parameter is not None:
+                _set_parameter(_MMAP_THRESHOLD, _RESERVED_BYTES)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._count -= 1
+            if not self._count and _set_parameter is not None:
+                # Setting the one ends glibc's rule for both.
+                _set_parameter(_MMAP_THRESHOLD, _USUAL_BYTES)
+                _set_parameter(_TRIM_THRESHOLD, 2 * _USUAL_BYTES)
+
+
+reserving: Final = _Reserving()
+"""As long as it is entered, blocks of 1 MB and more are taken from the kernel."""
 
 
 def give_back() -> None:

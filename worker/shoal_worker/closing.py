@@ -7,6 +7,7 @@ its largest. Both go when it is closed; a small one is open again before its cal
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +18,9 @@ __all__ = ["Closing"]
 
 _LOOK_EVERY_S: Final = 15.0
 """How often, at most: a look at shards that are all in use costs next to nothing."""
+
+_GIVE_BACK_EVERY_S: Final = 60.0
+"""How often, at most: whoever takes memory meanwhile waits, some milliseconds for 100 MB."""
 
 
 class Closing:
@@ -44,7 +48,10 @@ class Closing:
             self._thread.join()
 
     def _run(self) -> None:
+        is_due, not_before = False, 0.0
         while not self._ended.wait(min(_LOOK_EVERY_S, self._unused_s / 2)):
-            if self._held().close_unused(self._unused_s):
+            is_due |= self._held().close_unused(self._unused_s) > 0
+            if is_due and time.monotonic() >= not_before:
                 # The heap keeps what was freed between things that stay.
                 give_back()
+                is_due, not_before = False, time.monotonic() + _GIVE_BACK_EVERY_S

@@ -173,7 +173,7 @@ class Environment:
         map_bytes = initial_map_bytes
         while map_bytes < 2 * size:
             map_bytes *= 2
-        with reserving():
+        with reserving:
             self._environment = lmdb.open(
                 str(path),
                 subdir=False,
