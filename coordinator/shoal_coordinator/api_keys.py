@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from shoal.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -24,6 +22,7 @@ from shoal.errors import (
     ShoalError,
 )
 from shoal.internal.v1.catalog_pb2 import ApiKeyEntry
+from shoal.server import logs
 from shoal.server.keys import ApiKey
 from shoal.v1 import admin_service_pb2
 from shoal_coordinator.changes import Changes
@@ -32,7 +31,7 @@ from shoal_coordinator.state import MAX_API_KEYS, CatalogState, Change, check_ro
 
 __all__ = ["ApiKeys", "BootstrapKey"]
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logs.get_logger(__name__)
 
 _LOOK_EVERY_S: Final = 1.0
 """How often the bootstrap key's file is looked at."""

@@ -13,8 +13,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import structlog
-
 from shoal.errors import (
     BackupNotFoundError,
     CollectionNotFoundError,
@@ -29,6 +27,7 @@ from shoal.internal.v1.catalog_pb2 import (
     ShardEntry,
 )
 from shoal.internal.v1.snapshot_pb2 import BackupManifest, SnapshotManifest
+from shoal.server import logs
 from shoal_coordinator import manifests
 from shoal_coordinator.assignment import place
 from shoal_coordinator.backups import Backups
@@ -42,7 +41,7 @@ from shoal_coordinator.state import CatalogState, Change
 from shoal_coordinator.stores import SnapshotStore
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 COLLECTIONS_AT_A_TIME: Final = 8
 """Beyond what `FILLS_AT_A_TIME` keeps each worker busy with, it would only take memory."""

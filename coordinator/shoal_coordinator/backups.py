@@ -17,8 +17,6 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final
 
-import structlog
-
 from shoal.errors import (
     BackupExistsError,
     BackupNotFoundError,
@@ -27,6 +25,7 @@ from shoal.errors import (
 )
 from shoal.internal.v1.catalog_pb2 import COLLECTION_STATE_ACTIVE
 from shoal.internal.v1.snapshot_pb2 import BackedUpCollection, BackupManifest
+from shoal.server import logs
 from shoal.v1.snapshot_service_pb2 import (
     SNAPSHOT_STATUS_FAILED,
     SNAPSHOT_STATUS_INITIALIZING,
@@ -44,7 +43,7 @@ from shoal_coordinator.table import RoutingTable
 from shoal_coordinator.taking import Taken, Taker
 from shoal_coordinator.under_way import UnderWay, persist
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logs.get_logger(__name__)
 
 
 class Backups:

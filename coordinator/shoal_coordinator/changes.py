@@ -19,15 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import structlog
-
 from shoal.errors import OverloadedError, ShoalError, UnavailableError
+from shoal.server import logs
 from shoal_coordinator import metrics
 from shoal_coordinator.catalog import Catalog, CatalogWriteError
 from shoal_coordinator.state import CatalogState, Change
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _Result = TypeVar("_Result")
 

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from shoal.errors import ShoalError
 from shoal.internal.v1.catalog_pb2 import (
     COLLECTION_STATE_CREATING,
@@ -23,6 +21,7 @@ from shoal.internal.v1.catalog_pb2 import (
     WorkerEntry,
 )
 from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceStub
+from shoal.server import logs
 from shoal.server.crash import crash_point
 from shoal.server.rpc import channel
 from shoal.server.tls import ChannelTls
@@ -55,7 +54,7 @@ from shoal_coordinator.taking import Taker
 if TYPE_CHECKING:
     from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceAsyncStub
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _LEASE_CHECKS: Final = 10
 """In the time of a lease: it expires at most a tenth late."""

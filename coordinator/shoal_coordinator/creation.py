@@ -10,8 +10,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import structlog
-
 from shoal.errors import OverloadedError, ShoalError, UnavailableError
 from shoal.internal.v1.catalog_pb2 import (
     COLLECTION_STATE_CREATING,
@@ -20,6 +18,7 @@ from shoal.internal.v1.catalog_pb2 import (
     ShardEntry,
 )
 from shoal.internal.v1.worker_service_pb2 import CreateShardRequest
+from shoal.server import logs
 from shoal.server.rpc import call
 from shoal_coordinator.changes import Changes
 from shoal_coordinator.delivery import Delivery, WorkerStub
@@ -27,7 +26,7 @@ from shoal_coordinator.entries import undo_creations
 from shoal_coordinator.membership import Membership
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 CREATE_SHARD_TIMEOUT_S: Final = 10.0
 """Making an empty shard takes milliseconds; on a busy disk some syncs may take seconds."""

@@ -20,8 +20,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-import structlog
-
 from shoal.errors import (
     CollectionNotFoundError,
     DataLossError,
@@ -47,12 +45,13 @@ from shoal.internal.v1.worker_service_pb2 import (
     ShardCut,
     ShardReference,
 )
+from shoal.server import logs
 from shoal.server.rpc import call
 from shoal_coordinator import metrics
 from shoal_coordinator.delivery import WorkerStub
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _Answer = TypeVar("_Answer")
 

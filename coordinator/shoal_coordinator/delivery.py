@@ -13,8 +13,6 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from shoal.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -24,6 +22,7 @@ from shoal.errors import (
 )
 from shoal.internal.v1.catalog_pb2 import ShardDeletion
 from shoal.internal.v1.worker_service_pb2 import DeleteShardRequest, UpdateShardRequest
+from shoal.server import logs
 from shoal.server.rpc import call
 from shoal_coordinator import metrics
 from shoal_coordinator.changes import Changes
@@ -33,7 +32,7 @@ from shoal_coordinator.table import RoutingTable
 if TYPE_CHECKING:
     from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceAsyncStub
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 WorkerStub = Callable[[str], "ShardControlServiceAsyncStub"]
 """Gives the stub for a worker's address, whether that is in another process or in this one."""

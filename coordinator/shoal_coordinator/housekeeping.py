@@ -12,10 +12,9 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from shoal.errors import ShoalError
 from shoal.internal.v1.snapshot_pb2 import BackupManifest, SnapshotManifest
+from shoal.server import logs
 from shoal.v1.snapshot_service_pb2 import SNAPSHOT_STATUS_READY, SnapshotStatus
 from shoal_coordinator import manifests, metrics
 from shoal_coordinator.changes import Changes
@@ -24,7 +23,7 @@ from shoal_coordinator.stored_objects import StoredObjects
 from shoal_coordinator.stores import SnapshotStore
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 SWEEP_EVERY_S: Final = 86_400.0
 RETRY_S: Final = 60.0

@@ -20,8 +20,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-import structlog
-
 from shoal.errors import (
     CollectionNotFoundError,
     OverloadedError,
@@ -35,6 +33,7 @@ from shoal.internal.v1.catalog_pb2 import (
     CollectionEntry,
     ShardDeletion,
 )
+from shoal.server import logs
 from shoal.v1.collection_pb2 import (
     CollectionConfiguration,
     HnswConfiguration,
@@ -66,7 +65,7 @@ from shoal_coordinator.state import (
 )
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _Result = TypeVar("_Result")
 

@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from shoal.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -30,6 +28,7 @@ from shoal.errors import (
 from shoal.internal.v1.catalog_pb2 import WorkerEntry
 from shoal.internal.v1.membership_service_pb2 import HeldShard
 from shoal.internal.v1.worker_service_pb2 import DescribeWorkerRequest
+from shoal.server import logs
 from shoal.server.rpc import call
 from shoal_coordinator import metrics
 from shoal_coordinator.changes import Changes
@@ -38,7 +37,7 @@ from shoal_coordinator.recovery import Report, read_report
 from shoal_coordinator.state import CatalogState, Change
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 HEARTBEAT_S: Final = 1.0
 LEASE_S: Final = 5.0

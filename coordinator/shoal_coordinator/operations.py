@@ -14,8 +14,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-import structlog
-
 from shoal.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -23,8 +21,9 @@ from shoal.errors import (
     ShoalError,
     UnavailableError,
 )
+from shoal.server import logs
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _Result = TypeVar("_Result")
 

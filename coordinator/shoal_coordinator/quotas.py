@@ -13,13 +13,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from shoal.errors import NotFoundError, QuotaExceededError
 from shoal.internal.v1.catalog_pb2 import CollectionEntry, QuotaEntry
 from shoal.internal.v1.membership_service_pb2 import ShardUsage
 from shoal.internal.v1.routing_service_pb2 import QuotaUsageReport
 from shoal.internal.v1.snapshot_pb2 import SnapshotManifest
+from shoal.server import logs
 from shoal.server.scopes import Scope, covers, scope_of
 from shoal.v1.admin_service_pb2 import QuotaLimits, QuotaSubject
 from shoal_coordinator.changes import Changes
@@ -33,7 +32,7 @@ __all__ = ["Quotas", "Usage", "check_collection_quota", "check_snapshot_quota"]
 
 _TELL_EVERY_S: Final = 1.0
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logs.get_logger(__name__)
 
 
 class Quotas:

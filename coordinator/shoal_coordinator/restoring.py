@@ -19,8 +19,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from shoal.errors import (
     CollectionNotFoundError,
     DataLossError,
@@ -44,6 +42,7 @@ from shoal.internal.v1.worker_service_pb2 import (
     FillShardResponse,
     ShardReference,
 )
+from shoal.server import logs
 from shoal.server.rpc import call
 from shoal.v1.collection_pb2 import Collection, CollectionConfiguration
 from shoal.v1.filter_pb2 import Where, WhereDocument
@@ -60,7 +59,7 @@ from shoal_coordinator.quotas import Usage, check_collection_quota
 from shoal_coordinator.state import MAX_COLLECTIONS, CatalogState, Change, check_room
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 FILL_CALL_TIMEOUT_S: Final = 60.0
 """A worker answers after some seconds, also if it goes on."""

@@ -17,8 +17,6 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractContextManager
 from functools import partial
 
-import structlog
-
 from shoal.errors import (
     FailedPreconditionError,
     ShoalError,
@@ -27,6 +25,7 @@ from shoal.errors import (
 )
 from shoal.internal.v1.catalog_pb2 import CollectionEntry
 from shoal.internal.v1.snapshot_pb2 import SnapshotManifest
+from shoal.server import logs
 from shoal.v1.snapshot_service_pb2 import (
     SNAPSHOT_STATUS_FAILED,
     SNAPSHOT_STATUS_INITIALIZING,
@@ -46,7 +45,7 @@ from shoal_coordinator.table import RoutingTable
 from shoal_coordinator.taking import Taken, Taker
 from shoal_coordinator.under_way import UnderWay, persist
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Snapshots:

@@ -20,17 +20,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from typing import Final
 
-import structlog
-
 from shoal.internal.v1.snapshot_pb2 import StoredShard
 from shoal.internal.v1.worker_service_pb2 import CutState
+from shoal.server import logs
 from shoal.v1.snapshot_service_pb2 import SNAPSHOT_STATUS_READY
 from shoal_coordinator import manifests
 from shoal_coordinator.state import CatalogState
 from shoal_coordinator.stores import SnapshotStore
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 SPARED_S: Final = 3600.0
 """So young an object may belong to what is under way, or was until a moment ago."""

@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from shoal.errors import (
     DeadlineExceededError,
     InternalError,
@@ -24,6 +22,7 @@ from shoal.errors import (
 from shoal.internal.v1.catalog_pb2 import CollectionEntry
 from shoal.internal.v1.snapshot_pb2 import StoredShard
 from shoal.internal.v1.worker_service_pb2 import StoreCutRequest
+from shoal.server import logs
 from shoal.server.rpc import call
 from shoal_coordinator.cuts import Cut, Cuts, Moment
 from shoal_coordinator.delivery import WorkerStub
@@ -31,7 +30,7 @@ from shoal_coordinator.stored_objects import StoredObjects
 from shoal_coordinator.stores import SnapshotStore
 from shoal_coordinator.table import RoutingTable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 STORE_CALL_TIMEOUT_S: Final = 60.0
 """A worker answers after some seconds, also if it goes on."""

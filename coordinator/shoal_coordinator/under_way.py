@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
-import structlog
-
 from shoal.errors import ShoalError
+from shoal.server import logs
 
 __all__ = ["UnderWay", "persist"]
 
-_log: Final = structlog.get_logger(__name__)
+_log: Final = logs.get_logger(__name__)
 
 ANSWER_S: Final = 8.0
 """A creation is answered when the point in time is fixed, which takes milliseconds, or after so

@@ -7,8 +7,7 @@ import uuid
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
+from shoal.server import logs
 from shoal.server.clock import HybridClock
 from shoal.server.rpc import Guard
 from shoal.wire.limits import DEFAULT_LIMITS, Limits
@@ -40,7 +39,7 @@ __all__ = ["Gateway"]
 _TIDY_EVERY_S: Final = 10.0
 """How often channels to addresses that no worker has any more are closed."""
 
-_log: Final = structlog.get_logger("shoal.gateway")
+_log: Final = logs.get_logger("shoal.gateway")
 
 
 class Gateway:

@@ -7,13 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from shoal.internal.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from shoal.internal.v1.routing_service_pb2_grpc import RoutingServiceStub
 from shoal.internal.v1.snapshot_service_pb2_grpc import SnapshotCatalogServiceStub
 from shoal.internal.v1.worker_service_pb2_grpc import ShardControlServiceStub, ShardDataServiceStub
-from shoal.server import process
+from shoal.server import logs, process
 from shoal.server.health import CLUSTER
 from shoal.server.rpc import channel
 from shoal.server.settings import is_loopback
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_log: Final = structlog.get_logger("shoal.gateway")
+_log: Final = logs.get_logger("shoal.gateway")
 
 
 def main() -> int:

@@ -14,11 +14,9 @@ import random
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from shoal.errors import FailedPreconditionError, ShoalError
 from shoal.internal.v1 import routing_service_pb2
-from shoal.server import metrics
+from shoal.server import logs, metrics
 from shoal.server.rpc import stream
 from shoal_gateway.table import RoutingTable
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TableWatch"]
 
-_log: Final = structlog.get_logger("shoal.gateway")
+_log: Final = logs.get_logger("shoal.gateway")
 
 _FIRST_BACKOFF_S: Final = 0.05
 _LONGEST_BACKOFF_S: Final = 1.0

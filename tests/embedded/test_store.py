@@ -241,3 +241,25 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {
     "shoal_worker", "shoal_gateway", "shoal_coordinator", "shoal_local"}))
 """
     assert _run(program).stdout == "[]\n"
+
+
+def test_a_program_that_reads_no_events_loads_nothing_to_write_them() -> None:
+    program = """
+import sys
+import shoal
+with shoal.EphemeralClient() as client:
+    client.create_collection("books").add(ids=["a"], embeddings=[[1.0, 0.0]])
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"structlog", "rich"}))
+"""
+    assert _run(program).stdout == "[]\n"
+
+
+def test_a_program_that_reads_events_gets_them_by_its_own_logging() -> None:
+    program = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+import shoal
+with shoal.EphemeralClient() as client:
+    client.create_collection("books")
+"""
+    assert "INFO:shoal_coordinator.coordinator:event='coordinator_started'" in _run(program).stdout

@@ -22,9 +22,9 @@ from typing import Final, NamedTuple
 import lmdb
 import numpy as np
 import numpy.typing as npt
-import structlog
 
 from shoal.errors import ShoalError
+from shoal.server import logs
 from shoal_worker import metrics
 from shoal_worker.builder import BATCH_HEADER, Job
 from shoal_worker.checkpoint_files import checkpoint_path
@@ -40,7 +40,7 @@ from shoal_worker.vector_file import DamagedVectorsError, encode_heads
 
 __all__ = ["Building", "Need", "need_of"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 MINIMUM_GRAPH_VECTORS: Final = 2_000
 """Below this an exact scan is as fast as a graph."""

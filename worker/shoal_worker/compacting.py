@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import lmdb
-import structlog
 
 from shoal.errors import ShoalError
+from shoal.server import logs
 from shoal.server.clock import wall_ms
 from shoal_worker import metrics
 from shoal_worker.building import MINIMUM_GRAPH_VECTORS, Building
@@ -33,7 +33,7 @@ from shoal_worker.shard import Shard
 
 __all__ = ["Compacting"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 FREE_SHARE: Final = 0.5
 """Of a file, the share of free pages at which it is compacted: what a copy costs is then at most

@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import structlog
-
 from shoal.internal.v1.storage_pb2 import LogEntry
+from shoal.server import logs
 from shoal.server.clock import wall_ms
 from shoal.server.crash import crash_point
 from shoal.server.durable import sync_directory, sync_file
@@ -46,7 +45,7 @@ from shoal_worker.store import DATABASES, Meta, Store
 
 __all__ = ["Compacted", "Compaction", "CompactionError"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 _Bytes: TypeAlias = bytes | memoryview
 

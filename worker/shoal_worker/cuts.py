@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from shoal.errors import ShoalError, UnavailableError
+from shoal.server import logs
 from shoal.server.crash import crash_point
 from shoal_worker import metrics
 from shoal_worker.copying import Copy, Throttle, copy_shard
@@ -21,7 +20,7 @@ from shoal_worker.storing import Storing
 
 __all__ = ["CutPart", "WorkerCut"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 
 @dataclass(slots=True)

@@ -26,8 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from shoal.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -35,7 +33,7 @@ from shoal.errors import (
     UnavailableError,
 )
 from shoal.internal.v1.snapshot_pb2 import StoredShard
-from shoal.server import open_files
+from shoal.server import logs, open_files
 from shoal.server.crash import crash_point
 from shoal_worker.cuts import CutPart, WorkerCut
 from shoal_worker.environment import STANDING_MAP_BYTES, EnvironmentClosedError
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cutting"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 IDLE_S: Final = 10 * 60.0
 """After so long without a call a cut is given up: its coordinator is gone."""

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import lmdb
-import structlog
 
 from shoal.errors import (
     FailedPreconditionError,
@@ -32,6 +31,7 @@ from shoal.errors import (
 )
 from shoal.internal.v1.snapshot_pb2 import StoredObject, StoredShard
 from shoal.internal.v1.worker_service_pb2 import FillShardRequest
+from shoal.server import logs
 from shoal.server.crash import crash_point
 from shoal.server.durable import rename_durably
 from shoal.server.objects import (
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Filling"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 _READY_BACKLOG: Final = 0.5
 """A filled shard is ready when what waits for its graph is below this share of the bound, from

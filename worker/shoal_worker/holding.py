@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-import structlog
-
 from shoal.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -27,6 +25,7 @@ from shoal.errors import (
 )
 from shoal.internal.v1.catalog_pb2 import CollectionEntry, ShardDeletion
 from shoal.internal.v1.storage_pb2 import ShardIdentity
+from shoal.server import logs
 from shoal_worker import metrics
 from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.file_sizes import size_of_files
@@ -43,7 +42,7 @@ from shoal_worker.shard import Shard
 
 __all__ = ["HeldShards", "Holding"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 OpenShard = Callable[[Path, ShardIdentity], Shard]
 

@@ -18,9 +18,9 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Final
 
 import lmdb
-import structlog
 
 from shoal.errors import ShoalError
+from shoal.server import logs
 from shoal_worker import metrics
 from shoal_worker.environment import EnvironmentClosedError, Transaction
 from shoal_worker.indexes import DerivedIndex, Step
@@ -29,7 +29,7 @@ from shoal_worker.shard import Shard
 
 __all__ = ["Indexing"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 GATHER_S: Final = 0.1
 """How long changes are gathered, unless there are many of them."""

@@ -15,10 +15,10 @@ from typing import Final
 from uuid import UUID
 
 import lmdb
-import structlog
 
 from shoal.errors import DataLossError, FailedPreconditionError
 from shoal.internal.v1.storage_pb2 import ShardIdentity
+from shoal.server import logs
 from shoal_worker import metrics
 from shoal_worker.checkpoint_files import vector_file_path
 from shoal_worker.checkpoints import newest_checkpoint
@@ -39,7 +39,7 @@ from shoal_worker.vector_file import DamagedVectorsError, VectorFile
 
 __all__ = ["Loaded", "create_records", "data_loss", "load", "peek"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 MAX_FRESH_VECTORS: Final = 400_000
 MAX_FRESH_BYTES: Final = 2 * 1024 * 1024 * 1024

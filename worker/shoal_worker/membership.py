@@ -14,8 +14,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-import structlog
-
 from shoal.errors import FailedPreconditionError, NotRegisteredError, ShoalError
 from shoal.internal.v1.membership_service_pb2 import (
     HeartbeatWorkerRequest,
@@ -23,14 +21,14 @@ from shoal.internal.v1.membership_service_pb2 import (
     RegisterWorkerRequest,
     RegisterWorkerResponse,
 )
-from shoal.server import rpc
+from shoal.server import logs, rpc
 
 if TYPE_CHECKING:
     from shoal_worker.usage import UsageReports
 
 __all__ = ["Membership"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 _CALL_TIMEOUT_S: Final = 5.0
 _RETRY_FIRST_S: Final = 0.1

@@ -35,7 +35,16 @@ _CHUNK_BITS: Final = 16
 _IS_NUMBERS: Final = 0
 _IS_BITMAP: Final = b"\x01"
 
-chunk_of: Final = [_CHUNK.pack(chunk) for chunk in range(2**_CHUNK_BITS)]
+
+class _Chunks(dict[int, bytes]):
+    """Made when they are first asked for: a million rows have sixteen."""
+
+    def __missing__(self, chunk: int) -> bytes:
+        made = self[chunk] = _CHUNK.pack(chunk)
+        return made
+
+
+chunk_of: Final = _Chunks()
 """The end of the key under which a row lies, by ``row >> 16``."""
 
 _place = xxhash.xxh3_64_intdigest

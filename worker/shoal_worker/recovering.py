@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import structlog
 
+from shoal.server import logs
 from shoal_worker import metrics
 from shoal_worker.checkpoint_files import vector_files_in
 from shoal_worker.currency import all_current_keys
@@ -33,7 +33,7 @@ from shoal_worker.vector_file import DamagedVectorsError, VectorFile
 
 __all__ = ["Recovered", "note_refused_vectors", "recovered"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 MAX_MISSING_VECTORS: Final = 200_000
 """Current vectors that a file may lack, for it to be used: they become fresh, and what was written

@@ -24,7 +24,6 @@ from typing import Final
 import lmdb
 import numpy as np
 import numpy.typing as npt
-import structlog
 
 from shoal.errors import (
     DataLossError,
@@ -34,6 +33,7 @@ from shoal.errors import (
 )
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal.internal.v1.worker_service_pb2 import WriteShardResponse
+from shoal.server import logs
 from shoal.server.clock import HybridClock
 from shoal.server.crash import crash_point
 from shoal_worker import metrics
@@ -68,7 +68,7 @@ from shoal_worker.writes import Write
 
 __all__ = ["Cut", "Shard"]
 
-_logger = structlog.get_logger(__name__)
+_logger = logs.get_logger(__name__)
 
 MAX_BACKLOG_VECTORS: Final = 200_000
 MAX_BACKLOG_BYTES: Final = 1024 * 1024 * 1024

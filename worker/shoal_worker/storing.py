@@ -12,10 +12,9 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from shoal.errors import OverloadedError, ShoalError, UnavailableError
 from shoal.internal.v1.snapshot_pb2 import StoredObject, StoredShard
+from shoal.server import logs
 from shoal.server.crash import crash_point
 from shoal.server.objects import ObjectStore, open_store
 from shoal_worker import metrics
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Storing"]
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 
 class _ReleasedError(Exception):

@@ -25,13 +25,12 @@ from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 import lmdb
-import structlog
 
 from shoal.errors import DataLossError, FailedPreconditionError, UnavailableError
 from shoal.internal.v1.membership_service_pb2 import HeldShard
 from shoal.internal.v1.storage_pb2 import ShardIdentity
 from shoal.internal.v1.worker_service_pb2 import ShardReference, WriteShardResponse
-from shoal.server import open_files
+from shoal.server import logs, open_files
 from shoal.server.clock import HybridClock
 from shoal_worker.building import Building
 from shoal_worker.closing import Closing
@@ -55,7 +54,7 @@ __all__ = ["Worker"]
 
 _T = TypeVar("_T")
 
-_logger: Final = structlog.get_logger(__name__)
+_logger: Final = logs.get_logger(__name__)
 
 _FILES_A_SHARD: Final = 7
 """LMDB's three, and two graphs with their vectors while one takes the other's place."""

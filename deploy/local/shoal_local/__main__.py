@@ -1,5 +1,6 @@
 """The command `shoal`, as a script and as `python -m shoal_local`."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["up"]:
         early.keep()
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # as the roles have it
+        gc.disable()  # the same: until all is imported
     from shoal_local.cli import main as run  # takes half a second
 
     return run(given)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from shoal.errors import FailedPreconditionError
+from shoal.server import logs
 from shoal.server.process import PARENT_FD_VARIABLE
 from shoal_local.state import RoleState
 
@@ -28,7 +27,7 @@ _FORGIVEN_AFTER_S: Final = 30.0
 # Beyond the time that calls under way get: after this it is killed, which loses nothing.
 _STOP_MARGIN_S: Final = 5.0
 
-_log: Final = structlog.get_logger("shoal.local")
+_log: Final = logs.get_logger("shoal.local")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import os
 import signal
@@ -193,6 +194,7 @@ def _with_config(arguments: Sequence[str], environment: Mapping[str, str]) -> di
 async def _supervise(directory: DataDirectory, plan: Plan, environment: Mapping[str, str]) -> int:
     from shoal_local.supervisor import Supervisor
 
+    gc.enable()
     stop = asyncio.Event()
     supervisor = Supervisor(
         directory,

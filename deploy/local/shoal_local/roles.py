@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from shoal.errors import UnavailableError
-from shoal.server import logs, rpc
+from shoal.server import rpc
 from shoal.wire.limits import DEFAULT_LIMITS, Limits
 from shoal_coordinator.coordinator import Coordinator
 from shoal_gateway.gateway import Gateway
@@ -77,7 +77,6 @@ class LocalCluster:
         Raises:
             DataDirectoryLockedError: Another process uses it.
         """
-        logs.configure_embedded()
         directory = DataDirectory(path)
         cluster = cls(directory, allow_reset=allow_reset)
         cluster._stack.callback(directory.close)  # after everything else

@@ -12,11 +12,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shoal.errors import DeadlineExceededError, ShoalError, UnavailableError
-from shoal.server import rpc
+from shoal.server import logs, rpc
 from shoal.server.health import CLUSTER
 from shoal_local.child import Child, ChildPlan
 from shoal_local.directory import DataDirectory
@@ -29,7 +28,7 @@ _READY_POLL_S: Final = 0.05
 _READY_CALL_S: Final = 2.0
 _WAITING_NOTE_S: Final = 10.0
 
-_log: Final = structlog.get_logger("shoal.local")
+_log: Final = logs.get_logger("shoal.local")
 
 
 class Supervisor:

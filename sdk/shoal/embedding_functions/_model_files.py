@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import logging
 import os
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +136,10 @@ def _download(source: ModelSource, file: ModelFile, directory: Path, base_url: s
 
 def _fetch(url: str, file: ModelFile, target: IO[bytes], source: ModelSource) -> str:
     """Write what a URL gives, never more than is expected, and return its SHA-256."""
+    # Loaded when there is something to fetch: everybody imports this module.
+    import http.client
+    import urllib.request
+
     digest = hashlib.sha256()
     written = 0
     try:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from shoal import errors
 from shoal.embedding_functions._extras import import_extra
-from shoal.embedding_functions._http import refusal
 from shoal.embedding_functions.config import check_unchanged
 from shoal.embedding_functions.protocol import EmbeddingFunction
 from shoal.types import Space
@@ -121,6 +120,8 @@ class LiteLLMEmbeddingFunction(EmbeddingFunction):
                 answer = litellm.embedding(model=config["model_name"], input=batch, **given)
             except library_error as error:
                 status = getattr(error, "status_code", None) or 503
+                from shoal.embedding_functions._http import refusal
+
                 raise refusal(f"LiteLLM for {config['model_name']}", status, str(error)) from error
             rows = sorted(answer["data"], key=lambda row: row["index"])
             vectors += [np.asarray(row["embedding"], np.float32) for row in rows]

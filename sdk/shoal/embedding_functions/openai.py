@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal import errors
-from shoal.embedding_functions._http import JsonService, check_url
 from shoal.embedding_functions.config import check_unchanged
 from shoal.embedding_functions.protocol import EmbeddingFunction
 from shoal.types import Space
@@ -88,6 +87,9 @@ class OpenAIEmbeddingFunction(EmbeddingFunction):
         query_options: Mapping[str, Any] | None = None,
         encoding_format: Literal["base64", "float"] | None = None,
     ) -> None:
+        # With it comes the standard library's HTTP, which who has other vectors never needs.
+        from shoal.embedding_functions._http import JsonService, check_url
+
         api_base = check_url("api_base", api_base)
         if not model_name:
             raise errors.InvalidArgumentError("model_name must not be empty")

@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-import structlog
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -28,7 +27,7 @@ from shoal.errors import (
     OverloadedError,
     ShoalError,
 )
-from shoal.server import tracing
+from shoal.server import logs, tracing
 from shoal.server.admission import Admission
 from shoal.server.call_metrics import of_method
 from shoal.server.calls import Call, current_request_id
@@ -42,7 +41,7 @@ MAX_MESSAGE_BYTES: Final = DEFAULT_LIMITS.max_message_bytes + 4 * 1024 * 1024
 """What the transport takes. Above the limit that services enforce, so that a request a little too
 large is told what the limit is, and a worker's answer has room for what it adds to the records."""
 
-_log: Final = structlog.get_logger("shoal.server")
+_log: Final = logs.get_logger("shoal.server")
 
 _MODULES: Final = (
     "shoal.v1.admin_service_pb2",

@@ -36,7 +36,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeVar
 
 import grpc.aio
-import structlog
 
 from shoal.errors import ShoalError
 from shoal.server import logs, metrics, open_files, rpc, settings, tracing
@@ -61,7 +60,7 @@ _ADMINISTRATORS_CALLS: Final = 64
 # directory waits for its locks.
 _ORPHAN_GRACE_S: Final = 2.0
 
-_log: Final = structlog.get_logger("shoal.process")
+_log: Final = logs.get_logger("shoal.process")
 
 _Settings = TypeVar("_Settings", bound=settings.RoleSettings)
 Serve = Callable[[_Settings, "RoleProcess"], AbstractAsyncContextManager[None]]
@@ -265,6 +264,9 @@ def run(
 
     0 after an orderly stop, 1 if it could not start or failed, 2 for wrong settings.
     """
+    # What was imported stays. Of a role's own process, it was not looked through meanwhile either.
+    gc.freeze()
+    gc.enable()
     program = program or f"shoal-{role}"
     try:
         given = settings.load(

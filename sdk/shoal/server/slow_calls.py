@@ -12,13 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import structlog
-
-from shoal.server import metrics
+from shoal.server import logs, metrics
 
 __all__ = ["SLOW_CALLS", "SlowCalls"]
 
-_log: Final = structlog.get_logger("shoal.slow")
+_log: Final = logs.get_logger("shoal.slow")
 
 _MOST_A_SECOND: Final = 10.0
 

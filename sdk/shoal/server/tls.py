@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 import grpc
-import structlog
 
 from shoal.errors import InvalidArgumentError
-from shoal.server import metrics
+from shoal.server import logs, metrics
 from shoal.server.certificate_expiry import expiry_of
 
 __all__ = ["Certificates", "ChannelTls", "FixedTls"]
 
-_log: Final = structlog.get_logger("shoal.tls")
+_log: Final = logs.get_logger("shoal.tls")
 
 _LOOK_EVERY_S: Final = 1.0
 """How often a channel looks whether its files have changed."""
