@@ -91,6 +91,11 @@ class _Tables:
             if "recall_target" in m.parameters
         }
         for target in sorted(targets, key=float):
+            reached = {s: self._find(RECALL, s, recall_target=target) for s in self._systems}
+            if not any(m and "effort" in m.parameters for m in reached.values()):
+                highest = ", ".join(f"{s} {m.median:.3f}" for s, m in reached.items() if m)
+                yield f"\nrecall@10 {target} is reached by none: at most {highest}"
+                continue
             for callers, batch, include in WAYS:
                 way: dict[str, Parameter] = {
                     "recall_target": target,

@@ -199,6 +199,17 @@ def test_tables_divide_shoal_by_the_others_round_by_round() -> None:
     assert "| lancedb | does not reach it |" in text
 
 
+def test_a_recall_that_none_reaches_is_one_line_with_the_highest() -> None:
+    recorder = Recorder("peers")
+    for system, recall in (("shoal embedded", 0.951), ("qdrant edge", 0.977)):
+        recorder.add("noise", system, RECALL, "share", recall, recall_target=0.99)
+    text = tables(recorder.run())
+    assert (
+        "recall@10 0.99 is reached by none: at most shoal embedded 0.951, qdrant edge 0.977" in text
+    )
+    assert "does not reach it" not in text
+
+
 def test_every_system_is_compared_with_one_of_shoal_that_comes_before() -> None:
     names = [kind.name for kind in KINDS]
     for kind in KINDS:
