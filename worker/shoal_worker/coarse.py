@@ -13,6 +13,7 @@ Cauchy and Schwarz and of the triangle
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
@@ -76,8 +77,9 @@ class CoarseQuery:
         self._quantization = quantization
         self._rounded, back = _rounded(quantization, query)
         # Of the rounded query itself the error is known.
-        self._query_error = float(np.linalg.norm(back - query))
-        self._size = float(np.linalg.norm(back))
+        error = back - query
+        self._query_error = math.sqrt(error @ error)
+        self._size = math.sqrt(back @ back)
         dimension = len(query)
         self._epsilon = _ROUNDING[quantization]
         self._tiny: float = _SMALLEST[quantization] * dimension**0.5

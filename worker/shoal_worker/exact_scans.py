@@ -181,7 +181,7 @@ class ExactScans:
             return VectorBatch(keys, counting.rows, counting.vectors)
 
         stored = graph.stored
-        if stored is not None and not np.array_equal(stored.keys, vectors.keys):
+        if stored is not None and not places.are_of(stored.keys):
             stored = None
         found = scan_graph(
             self._space,

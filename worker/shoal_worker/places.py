@@ -43,6 +43,7 @@ class Places:
     ) -> None:
         self.sequence = sequence
         self._keys = keys
+        self._same: npt.NDArray[np.uint64] | None = None
         places = places_in(keys, current)
         is_there = keys[places] == current
         self._place_of = np.where(is_there, places, _NONE).astype(np.int32)
@@ -50,6 +51,15 @@ class Places:
         # Where no row is known, one that no record has: rows are below 2^32 - 1.
         self._row_of = np.full(len(keys), 2**32 - 1, np.uint32)
         self._row_of[places[is_there]] = np.flatnonzero(is_there)
+
+    def are_of(self, keys: npt.NDArray[np.uint64]) -> bool:
+        """Whether these are the keys whose places it knows: found out once for an array."""
+        if self._same is not keys:
+            if not np.array_equal(keys, self._keys):
+                return False
+            # Replaced whole, so that no lock is needed.
+            self._same = keys
+        return True
 
     def of_rows(self, rows: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
         """Give the places of those of the rows, ascending, that have a vector in the graph."""
