@@ -13,6 +13,7 @@ import pytest
 
 from shoal.internal.v1 import worker_service_pb2 as pb
 from shoal.server.rpc import context_for
+from shoal_worker.allocation import give_back
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.shard import Shard
 from tests.worker.single import SingleShard, answer_of, plain, started, until
@@ -180,6 +181,26 @@ async def test_an_open_shard_costs_little_more_than_its_vectors(tmp_path: Path) 
 
     # LMDB's reserves, if they were touched, would be 2 MB each.
     assert anonymous_bytes() - before < 39 * 300 * 1024
+    await worker.close()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others keep less")
+async def test_what_closed_shards_held_is_given_back(tmp_path: Path) -> None:
+    worker = await started(tmp_path)
+    shards = [await SingleShard.create(worker) for _ in range(40)]
+    vectors = np.random.default_rng(1).normal(size=(200, 500))
+    give_back()
+    before = anonymous_bytes()
+    for shard in shards:
+        await shard.add([f"r{i}" for i in range(200)], vectors)
+        await until(lambda shard=shard: not shard.open.indexes.lag)  # type: ignore[misc]
+    # 400 KB of vectors each, and as much that LMDB keeps for the next transaction.
+    assert anonymous_bytes() - before > 40 * 600 * 1024
+
+    assert worker.held.close_unused(0.0) == 40
+    give_back()
+
+    assert anonymous_bytes() - before < 40 * 200 * 1024
     await worker.close()
 
 

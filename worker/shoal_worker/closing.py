@@ -6,6 +6,7 @@ its largest. Both go when it is closed; a small one is open again before its cal
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +20,9 @@ __all__ = ["Closing"]
 _LOOK_EVERY_S: Final = 15.0
 """How often, at most: a look at shards that are all in use costs next to nothing."""
 
-_GIVE_BACK_EVERY_S: Final = 60.0
-"""How often, at most: whoever takes memory meanwhile waits, some milliseconds for 100 MB."""
+_GIVE_BACK_AFTER_S: Final = 60.0
+"""How long it is waited, at most, until no more are to be closed: whoever takes memory while it is
+given back waits some milliseconds for 100 MB."""
 
 
 class Closing:
@@ -48,10 +50,13 @@ class Closing:
             self._thread.join()
 
     def _run(self) -> None:
-        is_due, not_before = False, 0.0
+        is_due, at_last = False, math.inf
         while not self._ended.wait(min(_LOOK_EVERY_S, self._unused_s / 2)):
-            is_due |= self._held().close_unused(self._unused_s) > 0
-            if is_due and time.monotonic() >= not_before:
+            now = time.monotonic()
+            closed_count = self._held().close_unused(self._unused_s)
+            if closed_count and not is_due:
+                is_due, at_last = True, now + _GIVE_BACK_AFTER_S
+            if is_due and (not closed_count or now >= at_last):
                 # The heap keeps what was freed between things that stay.
                 give_back()
-                is_due, not_before = False, time.monotonic() + _GIVE_BACK_EVERY_S
+                is_due = False

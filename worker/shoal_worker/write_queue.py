@@ -324,3 +324,10 @@ class WriteQueue:
                 self._start_draining()
             while self._draining:
                 self._drained.wait()
+            # It is the shard's own: with it, what a closed shard held would stay until Python next
+            # looks for what refers to itself.
+            self._commit = _commit_nothing
+
+
+def _commit_nothing(group: Sequence[Waiting]) -> None:
+    raise AssertionError(f"{len(group)} writes came to a queue that was stopped")
