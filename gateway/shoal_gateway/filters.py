@@ -14,7 +14,7 @@ from shoal.wire.filters import check_where, check_where_document, check_where_ke
 from shoal.wire.limits import Limits
 from shoal_gateway.table import CollectionRoute, ShardRoute
 
-__all__ = ["Filters", "Wanted"]
+__all__ = ["NO_FILTERS", "Filters", "Wanted"]
 
 
 class _Filtered(Protocol):
@@ -49,7 +49,7 @@ class Filters:
         where = request.where if request.HasField("where") else None
         where_document = request.where_document if request.HasField("where_document") else None
         if where is None and where_document is None:
-            return _NO_FILTERS
+            return NO_FILTERS
         if where is not None:
             check_where(where, limits)
         if where_document is not None:
@@ -83,7 +83,8 @@ class Filters:
         ]
 
 
-_NO_FILTERS: Final = Filters()
+NO_FILTERS: Final = Filters()
+"""What `Filters.of` gives of a request without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Wanted:
     """
 
     shards: Sequence[ShardRoute]
-    filters: Filters = _NO_FILTERS
+    filters: Filters = NO_FILTERS
     ids_of: dict[str, list[str]] | None = None
     id_prefix: str = ""
 
@@ -111,7 +112,8 @@ class Wanted:
         Raises:
             InvalidArgumentError: A filter does not fit the collection.
         """
-        filters.check_keys(route)
+        if filters is not NO_FILTERS:
+            filters.check_keys(route)
         if ids is None:
             return cls(route.shards, filters, None, prefix)
         if len(route.shards) == 1:

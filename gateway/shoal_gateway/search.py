@@ -25,7 +25,7 @@ from shoal.wire.vectors import decode_vectors, vectors_of
 from shoal_gateway.answers import Answer
 from shoal_gateway.batching import Batcher, Part
 from shoal_gateway.fanout import FanOut
-from shoal_gateway.filters import Filters, Wanted
+from shoal_gateway.filters import NO_FILTERS, Filters, Wanted
 from shoal_gateway.plans import plan_of
 from shoal_gateway.routing import Router
 from shoal_gateway.table import CollectionRoute
@@ -119,7 +119,7 @@ class _Parameters(tuple[object, ...]):
         """Put them together."""
         # A route by its version, for a batch goes by the route of its first call.
         version = route.entry.table_version
-        digest = filters.digest_parts() if filters else ()
+        digest = () if filters is NO_FILTERS else filters.digest_parts()
         made = cls((route.collection_id, version, n_results, columns, dimension, *digest))
         made.route, made.filters = route, filters
         made.n_results, made.columns, made.dimension = n_results, columns, dimension
@@ -170,7 +170,7 @@ class Searcher:
             dimension = request.query_vectors.dimension
             # Without one there is no vector yet, as far as this gateway knows: the workers know
             # better if its table lags.
-            if route.dimension:
+            if route.dimension and dimension != route.dimension:
                 check_dimension(route, dimension, "query_vectors.dimension")
         context.check()
         n_results, explain = request.n_results, request.explain
@@ -319,14 +319,15 @@ class Searcher:
             search = worker_service_pb2.SearchShardsRequest(
                 shards=[shard.reference for shard in shards],
                 limit=parameters.n_results,
-                ids=wanted.ids(shards),
+                ids=None if wanted.ids_of is None else wanted.ids(shards),
                 include=parameters.columns,
                 clock=self._clock.now(),
             )
             # Filled where they lie: what is put into a message afterwards is copied.
             queries = search.queries
             queries.dimension, queries.values = parameters.dimension, vectors
-            wanted.filters.put_into(search)
+            if wanted.filters is not NO_FILTERS:
+                wanted.filters.put_into(search)
             return stub.SearchShards, search
 
         _shards_asked.observe(len(wanted.shards))

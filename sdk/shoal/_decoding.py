@@ -135,9 +135,7 @@ def query_result(
 
 
 def part(result: QueryResult, first: int, count: int) -> QueryResult:
-    """Give the results of some queries that follow one another."""
-    if count == len(result["ids"]):
-        return result
+    """Give the results of some queries of several, which follow one another."""
     end = first + count
     own = QueryResult(result)
     for name in _NESTED:

@@ -137,7 +137,8 @@ class _SharedStore:
             )
 
     def call(self, service: str, method: str, request: bytes, timeout_s: float) -> bytes:
-        self._check_process()
+        if self.process != os.getpid():
+            self._check_process()  # says so
         work = self._cluster.call(service, method, request, timeout_s)
         try:
             return self._loop.call(work, timeout_s + _MARGIN_S)

@@ -137,6 +137,8 @@ class SharedLoop:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._loop = _Loop(_TurnSelector(self._turn))
+        self._is_debugged = self._loop.get_debug()
+        self._main_thread = threading.main_thread().ident
         self._call_count = 0
         self._thread = threading.Thread(target=self._live, name="shoal-embedded", daemon=True)
         self._thread.start()
@@ -177,31 +179,34 @@ class SharedLoop:
     ) -> asyncio.Task[_Result] | Future[_Result]:
         """Give a task that is done, or what will be its answer."""
         # A step that is taken at once takes place within no other of this thread's.
-        if self._loop.get_debug() or asyncio._get_running_loop() is not None:
+        if self._is_debugged or asyncio._get_running_loop() is not None:
             return self.submit(coroutine)
+        if threading.get_ident() != self._main_thread:
+            return self._step(coroutine)
         with _SignalsHeldBack():
-            if not self._turn.acquire(blocking=False):
-                return self.submit(coroutine)
-            try:
-                return self._step(coroutine)
-            finally:
-                self._turn.release()
+            return self._step(coroutine)
 
     def _step(
         self, coroutine: Coroutine[Any, Any, _Result]
     ) -> asyncio.Task[_Result] | Future[_Result]:
-        if self._loop.is_closed():
+        """Take the first step here, if the turn can be had."""
+        if not self._turn.acquire(blocking=False):
             return self.submit(coroutine)
-        asyncio._set_running_loop(self._loop)
         try:
-            task, must_wake = self._loop.begin(coroutine)
-            answer = task if task.done() else _answer_of(task)
+            if self._loop.is_closed():
+                return self.submit(coroutine)
+            asyncio._set_running_loop(self._loop)
+            try:
+                task, must_wake = self._loop.begin(coroutine)
+                answer = task if task.done() else _answer_of(task)
+            finally:
+                asyncio._set_running_loop(None)
+            self._call_count += 1
+            if must_wake or answer is not task or self._call_count % _CALLS_PER_WAKE == 0:
+                self._loop.call_soon_threadsafe(_nothing)
+            return answer
         finally:
-            asyncio._set_running_loop(None)
-        self._call_count += 1
-        if must_wake or answer is not task or self._call_count % _CALLS_PER_WAKE == 0:
-            self._loop.call_soon_threadsafe(_nothing)
-        return answer
+            self._turn.release()
 
     def close(self) -> None:
         """Stop the loop and its thread."""
@@ -244,16 +249,13 @@ def _end(task: asyncio.Task[_Result], answer: Future[_Result]) -> None:
 
 
 class _SignalsHeldBack:
-    """Lets the handlers of signals wait; they run in the main thread, and so only there."""
+    """Lets the handlers of signals wait, in the main thread: they run in no other."""
 
     __slots__ = ("_handlers", "_received")
 
     def __enter__(self) -> None:
-        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] | None = None
-        if threading.get_ident() != threading.main_thread().ident:
-            return
         self._received: list[tuple[int, FrameType | None]] = []
-        self._handlers = {}
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         for number in _HELD_BACK:
             handler = _get_handler(number)
             if callable(handler):
@@ -266,8 +268,6 @@ class _SignalsHeldBack:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        if self._handlers is None:
-            return
         for number, handler in self._handlers.items():
             _set_handler(number, handler)
         for number, frame in self._received:

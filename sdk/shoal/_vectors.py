@@ -18,6 +18,8 @@ from shoal.wire.limits import DEFAULT_LIMITS, Limits
 from shoal.wire.validation import invalid
 from shoal.wire.vectors import check_finite
 
+_OBJECT: Final = np.dtype(object)
+
 # Types of numbers in lists that are what they look like.
 _PLAIN: Final = frozenset({int, float, np.float64, np.float32, np.float16, np.int64, np.int32})
 
@@ -40,16 +42,17 @@ def to_vectors(
         InvalidArgumentError: There is no vector, one is not of real and finite numbers, or they are
             of different lengths.
     """
-    if isinstance(embeddings, str | bytes | Set | Mapping) or not hasattr(embeddings, "__len__"):
-        raise invalid(field, f"{field} must be vectors of numbers, got {type(embeddings).__name__}")
-    if isinstance(embeddings, np.ndarray) and not _is_object_array(embeddings):
+    if isinstance(embeddings, np.ndarray) and embeddings.dtype != _OBJECT:
         array = embeddings
+    elif isinstance(embeddings, str | bytes | Set | Mapping) or not hasattr(embeddings, "__len__"):
+        raise invalid(field, f"{field} must be vectors of numbers, got {type(embeddings).__name__}")
     elif hasattr(embeddings, "__array__") and not _is_object_array(embeddings):
         array = np.asarray(embeddings)
     else:
         listed = embeddings.tolist() if isinstance(embeddings, np.ndarray) else embeddings
         array = _stack(list(listed), field)
-    _check_dtype(array.dtype, field)
+    if array.dtype != np.float32:
+        _check_dtype(array.dtype, field)
     if array.ndim == 1 and array.size:
         array = array[np.newaxis, :]
     if array.ndim != 2:
@@ -75,7 +78,7 @@ def to_vectors(
 
 
 def _is_object_array(value: Any) -> bool:
-    return bool(getattr(value, "dtype", None) == np.dtype(object))
+    return bool(getattr(value, "dtype", None) == _OBJECT)
 
 
 def _check_dtype(dtype: np.dtype[Any], field: str) -> None:

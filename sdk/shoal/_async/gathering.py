@@ -142,7 +142,7 @@ class AsyncGatherer(Generic[Result]):
         """
         most = _MOST_COST // max(results, _LEAST_COST)
         # One that fills a call by itself gains nothing by waiting for others.
-        if not _fits(2 * len(queries), 2 * queries.nbytes, most):
+        if 2 * len(queries) > most or 2 * queries.nbytes > _MOST_BYTES:
             return await ask(queries), 0
         caller: _Caller[Result] | None = None
         with self._changing:
@@ -286,7 +286,7 @@ class AsyncGatherer(Generic[Result]):
                 caller = line.waiting[0]
                 count += len(caller.queries)
                 size += caller.queries.nbytes
-                if not _fits(count, size, most):
+                if count > most or size > _MOST_BYTES:
                     break
                 caller.is_waiting = False
                 taken.append(line.waiting.popleft())
@@ -319,7 +319,3 @@ class AsyncGatherer(Generic[Result]):
         caller = line.waiting[0]
         self._let_lead(line, caller)
         caller.signal.set()
-
-
-def _fits(count: int, size: int, most: int) -> bool:
-    return count <= most and size <= _MOST_BYTES

@@ -205,7 +205,8 @@ class AsyncReader:
             session.timeout_s,
             lambda together: self._answer(question, together, limits),
         )
-        return _decoding.part(found, first, len(query))
+        count = len(query)
+        return found if len(found["ids"]) == count else _decoding.part(found, first, count)
 
     async def _answer(
         self, question: Question, query: npt.NDArray[np.float32] | list[str], limits: Limits

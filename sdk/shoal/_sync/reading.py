@@ -206,7 +206,8 @@ class Reader:
             session.timeout_s,
             lambda together: self._answer(question, together, limits),
         )
-        return _decoding.part(found, first, len(query))
+        count = len(query)
+        return found if len(found["ids"]) == count else _decoding.part(found, first, count)
 
     def _answer(
         self, question: Question, query: npt.NDArray[np.float32] | list[str], limits: Limits

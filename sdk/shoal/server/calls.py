@@ -153,7 +153,8 @@ class Call:
     def check(self) -> None:
         if self._cancelled:
             raise DeadlineExceededError("the caller has cancelled the call, or gone")
-        self.time_remaining()
+        if self._deadline <= time.monotonic():
+            self.time_remaining()  # says so
 
     def cancel(self) -> None:
         """Say that nobody waits for the answer any more."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -98,10 +98,10 @@ async def call(
         raise DeadlineExceededError("the deadline has passed before the call was made")
     request_id = current_request_id.get()
     try:
-        local: object = method
+        local: Any = method
         if isinstance(local, _LocalUnary):
-            here = Call(timeout_s, metadata, request_id)
-            return cast("_Response", await local.method.answer(request, here))
+            answer: _Response = await local.answer(request, Call(timeout_s, metadata, request_id))
+            return answer
         if request_id is not None:
             metadata = (*metadata, (REQUEST_ID_KEY, request_id))
         active = tracing.active()
@@ -218,14 +218,16 @@ def _decoded(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> Sho
 
 class _LocalUnary:
     def __init__(self, method: BoundMethod, default_timeout_s: float) -> None:
-        self.method = method
+        # Answers with the message that this method answers with, which no type says.
+        self.answer: Callable[[Message, Call], Awaitable[Any]] = method.answer
         self._default_timeout_s = default_timeout_s
 
     async def __call__(
         self, request: Message, *, timeout: float | None = None, metadata: _Metadata | None = None
     ) -> Message:
         timeout_s = self._default_timeout_s if timeout is None else timeout
-        return await self.method.answer(request, Call(timeout_s, metadata or ()))
+        answer: Message = await self.answer(request, Call(timeout_s, metadata or ()))
+        return answer
 
 
 class _LocalStreamCall:
