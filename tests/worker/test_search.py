@@ -65,6 +65,34 @@ async def test_a_small_shard_answers_exactly(
         np.testing.assert_allclose(answer.distances[i], np.sort(true)[:20], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("quantization", "ef_search", "count"),
+    [
+        (Quantization.QUANTIZATION_BF16, 100, 16),
+        (Quantization.QUANTIZATION_BF16, 14, 14),
+        (Quantization.QUANTIZATION_BF16, 5, 12),
+        (Quantization.QUANTIZATION_I8, 5, 16),
+    ],
+)
+async def test_what_is_ranked_beyond_the_limit_does_not_widen_a_short_walk(
+    worker: Worker,
+    vectors: Vectors,
+    quantization: Quantization.ValueType,
+    ef_search: int,
+    count: int,
+) -> None:
+    shard = await SingleShard.create(
+        worker, space=Space.SPACE_COSINE, quantization=quantization, ef_search=ef_search
+    )
+    await shard.add(names(range(4000)), vectors[:4000])
+    await graph_of(shard, 4000)
+
+    for queries in (vectors[4000:4001], vectors[4000:4008]):
+        matches = await shard.search(queries, 10)
+        assert matches.plan.method == SearchMethod.SEARCH_METHOD_GRAPH
+        assert matches.plan.candidate_count == count * len(queries)
+
+
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("quantization", Quantization.values()[1:])
 async def test_a_graph_finds_nearly_all_and_tells_exact_distances(

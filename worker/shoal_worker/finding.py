@@ -9,6 +9,7 @@ comes out short it is scanned exactly instead (law 4).
 from __future__ import annotations
 
 import functools
+import math
 from typing import Final
 
 import numpy as np
@@ -31,6 +32,14 @@ _OVERFETCH_LEAST: Final = 6
 _OVERFETCH_SHARE: Final = 0.5
 """Candidates beyond the limit that are ranked exactly, because the graph's order is that of a
 coarser number type: half as many again."""
+
+_LEAST_SPARE: Final = 2
+_LEAST_SPARE_SHARE: Final = 0.2
+"""Of those, how many there are in any case. More are only taken from what `ef_search` has the graph
+consider: they would widen the walk, and who sets `ef_search` so low wants it short. The order of 16
+bits is near enough: with `ef_search` 10 recall@10 on a mixture of 30,000 is 0.946 by the graph
+alone, 0.964 with 12 candidates, and 0.982 with 16, as with `ef_search` 16 and 12 of them. i8 needs
+all."""
 
 _FILTERED_OVERFETCH: Final = 3
 """Matches that the graph is to find under a filter, for each that is wanted. Of the candidates it
@@ -69,6 +78,8 @@ def _planned(
     stored_count: int,
     dimension: int,
     limit: int,
+    ef_search: int,
+    is_coarse: bool,
     is_filtered: bool,
     query_count: int,
 ) -> tuple[int, bool]:
@@ -77,8 +88,12 @@ def _planned(
     if is_filtered:
         wanted = limit * _FILTERED_OVERFETCH
     else:
-        wanted = limit + max(_OVERFETCH_LEAST, int(limit * _OVERFETCH_SHARE))
-    count = min(vector_count, int(wanted / matching_share) + 1)
+        spare = max(_OVERFETCH_LEAST, int(limit * _OVERFETCH_SHARE))
+        if not is_coarse and ef_search < limit + spare:
+            least = max(_LEAST_SPARE, int(limit * _LEAST_SPARE_SHARE))
+            spare = max(least, ef_search - limit)
+        wanted = limit + spare
+    count = min(vector_count, math.ceil(wanted / matching_share))
     scanned_us = least_scan_us(matching_count, stored_count, dimension, query_count)
     return count, scanned_us < walk_us(count, matching_share, dimension, query_count)
 
@@ -141,6 +156,8 @@ class Finder:
             graph.vector_count if graph.has_stored else 0,
             state.meta.dimension,
             self._limit,
+            graph.ef_search,
+            graph.is_coarse,
             self._rows is not None,
             query_count,
         )

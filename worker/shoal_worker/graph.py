@@ -200,8 +200,10 @@ class Graph:
         self._content = content.graph
         self._index = fit._index(header.dimension, ef)
         self._index.view_index_from_buffer(content.graph)
-        self._index.expansion_search = ef
         self._fit = fit
+        self.set_ef_search(ef)
+        # Whether its order is far from the exact one.
+        self.is_coarse = fit.quantization is Quantization.I8
         self._is_cosine = fit.space is Space.COSINE
         # Whether the number type is one whose vectors `stored` may give.
         self.has_stored = fit.quantization in _MATRIX_TYPES
@@ -268,6 +270,7 @@ class Graph:
 
     def set_ef_search(self, ef: int) -> None:
         """Change how many candidates a search considers."""
+        self.ef_search = ef
         self._index.expansion_search = ef
 
 
