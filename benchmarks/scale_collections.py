@@ -39,7 +39,7 @@ _REST_S: Final = 10.0
 """How long nobody asks anything: some heartbeats, and looks at what is open."""
 
 _CLOSE_AFTER_S: Final = 10
-"""Instead of five minutes, where it is measured what unused collections give back."""
+"""Instead of a minute, where it is measured what unused collections give back."""
 
 
 def measure(recorder: Recorder, counts: Sequence[int]) -> None:

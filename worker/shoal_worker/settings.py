@@ -30,7 +30,7 @@ class WorkerSettings(RoleSettings):
         maximum=65536,
     )
     close_after_s: int = setting(
-        5 * 60,
+        60,
         help="Seconds without use after which a small shard is closed; opening it again takes some"
         " milliseconds.",
         minimum=1,
