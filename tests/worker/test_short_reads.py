@@ -37,9 +37,9 @@ def pins(filled: SingleShard, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
     pin, loop_thread = filled.open.pin, threading.get_ident()
 
-    def noted() -> Pinned:
+    def noted(**given: Any) -> Pinned:
         found.append(threading.get_ident() == loop_thread)
-        return pin()
+        return pin(**given)
 
     monkeypatch.setattr(filled.open, "pin", noted)
     # No read is long, however busy the machine.
