@@ -95,7 +95,9 @@ def overview(runs: Sequence[Run]) -> Iterator[str]:
     at = " and ".join(f"{target:g}" for target in targets)
     yield "Shoal beside the best of the others that run alike, **times as good**"
     yield f"(searches: queries/s at recall@10 {at}): bold where Shoal leads in every round, italic"
-    yield "where it trails in every round. With figures and spread: [below](#beside-the-best)."
+    yield "where it trails in every round; –: not measured, or not reached by both. Where IDs and"
+    yield "distances are all that is asked, the others are also indexes alone, which store nothing."
+    yield "With figures and spread: [below](#beside-the-best)."
     yield ""
     yield f"| | {' | '.join(dataset for _, dataset in found)} |\n|---{'|---' * len(found)}|"
     for ours in _OURS:
