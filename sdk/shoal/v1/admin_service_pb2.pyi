@@ -1138,13 +1138,15 @@ class QuotaLimits(_message.Message):
     max_collections: _builtins.int
     """Collections that exist; exact."""
     max_records: _builtins.int
-    """Records that are stored: at this many, Add and Upsert are refused. Counted by
+    """Records that are stored: at this many, Add and Upsert are refused, and so are
+    RestoreSnapshot and CloneCollection of more than there is room for. Counted by
     what workers report each second, so that what comes within about two seconds
     of reaching the limit may go beyond it.
     """
     max_bytes: _builtins.int
-    """Bytes of files: at this many, writes other than Delete are refused. Counted
-    as the records are. What was deleted counts until its space is given back.
+    """Bytes of files: at this many, writes other than Delete are refused, as are
+    RestoreSnapshot and CloneCollection. Counted as the records are. What was
+    deleted counts until its space is given back.
     """
     max_snapshots: _builtins.int
     """Snapshots that exist, failed ones included; exact. Those of a collection
