@@ -159,6 +159,33 @@ def test_a_value_that_metadata_cannot_hold_is_refused(value: Any, words: str) ->
         metadata.metadata_to_message({"key": value})
 
 
+@given(
+    st.lists(
+        # Few keys and values, so that the same key comes with other kinds, and with none.
+        st.dictionaries(
+            st.sampled_from("abc"),
+            st.sampled_from(["", "x", 0, 7, 0.0, 0.5, False, True, [0], ["x"], None]),
+        ),
+        max_size=6,
+    )
+)
+def test_metadata_of_several_records_comes_back_as_that_of_each(
+    records: list[dict[str, Any]],
+) -> None:
+    messages = [
+        metadata.metadata_to_message(record) if record else value_pb2.Metadata()
+        for record in records
+    ]
+
+    found = metadata.metadatas_from_messages(messages)
+
+    expected = [record or None for record in records]
+    assert found == expected
+    # 0, 0.0 and False are equal, and not the same.
+    kinds = [[type(v) for _, v in sorted((record or {}).items())] for record in found]
+    assert kinds == [[type(v) for _, v in sorted((record or {}).items())] for record in expected]
+
+
 @pytest.mark.parametrize("key", ["", "$a", "#a", "chroma:document", "x" * 257])
 def test_a_key_that_metadata_cannot_hold_is_refused(key: str) -> None:
     with pytest.raises(errors.InvalidArgumentError):
