@@ -69,6 +69,7 @@ def test_vectors_rows_and_ids_come_back(tmp_path: Path) -> None:
 
     assert found.vectors.tobytes() == vectors[places].tobytes()
     assert found.rows.tolist() == [104, 120, 101]
+    assert found.heads is not None
     assert ids_and_ordinals(found.heads) == [("id-4", 40), ("id-20", 200), ("id-1", 10)]
 
 
