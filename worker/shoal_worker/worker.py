@@ -35,6 +35,7 @@ from shoal.server.clock import HybridClock
 from shoal_worker.building import Building
 from shoal_worker.closing import Closing
 from shoal_worker.compacting import Compacting
+from shoal_worker.control_service import ShardControlService
 from shoal_worker.cutting import Cutting
 from shoal_worker.environment import EnvironmentClosedError
 from shoal_worker.filling import Filling
@@ -43,7 +44,7 @@ from shoal_worker.indexing import Indexing
 from shoal_worker.layout import DataDirectory
 from shoal_worker.membership import Membership
 from shoal_worker.sealed import DamagedValueError
-from shoal_worker.service import ShardControlService, ShardDataService
+from shoal_worker.service import ShardDataService
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.shard import Shard
 from shoal_worker.short_reads import TooLongError
