@@ -161,17 +161,20 @@ def test_one_that_does_not_install_is_skipped_and_the_others_go_on(
     assert "| raw usearch | " in text
 
 
-def test_the_least_effort_that_reaches_the_recall_is_found(bench: Bench) -> None:
-    bench.take([RAW], Path(sys.executable).parent)
-    load(bench)
-    (system,) = bench.systems
-    effort = Tuned(bench).effort(system, 0.9)
-    assert effort is not None
-    recalls = []
-    for tried in (effort, EFFORTS[EFFORTS.index(effort) - 1]):
-        system.do("tune", effort=tried)
-        recalls.append(system.do("recall")["recall"])
-    assert recalls[0] >= 0.9 > recalls[1]
+def test_the_least_effort_that_reaches_the_recall_is_found(tmp_path: Path) -> None:
+    # Two threads build another graph each time; with the least effort none has this recall.
+    options = replace(OPTIONS, recalls=(0.97,))
+    with Bench(dataset(), tmp_path, options, Recorder("peers"), lambda _: None) as bench:
+        bench.take([RAW], Path(sys.executable).parent)
+        load(bench)
+        (system,) = bench.systems
+        effort = Tuned(bench).effort(system, 0.97)
+        assert effort is not None
+        recalls = []
+        for tried in (effort, EFFORTS[EFFORTS.index(effort) - 1]):
+            system.do("tune", effort=tried)
+            recalls.append(system.do("recall")["recall"])
+    assert recalls[0] >= 0.97 > recalls[1]
 
 
 def test_a_loaded_store_is_found_again(tmp_path: Path) -> None:
