@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 import shoal
-from shoal_worker.finding import Finder
+from shoal_worker import finding
 
 COUNT = 3_000
 DIMENSION = 24
@@ -25,9 +25,12 @@ Vectors = npt.NDArray[np.float32]
 
 
 @pytest.fixture(autouse=True)
-def graphs_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+def graphs_are_walked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Scanning so few vectors is cheaper, and knows nothing of these settings."""
-    monkeypatch.setattr(Finder, "_walk_us", lambda *_: 0.0)
+    monkeypatch.setattr(finding, "walk_us", lambda *_: 0.0)
+    finding._planned.cache_clear()
+    yield
+    finding._planned.cache_clear()
 
 
 @pytest.fixture(scope="module")
