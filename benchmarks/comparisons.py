@@ -109,12 +109,13 @@ def _scaled(
     ]
 
 
-_CREATE, _DESCRIBE, _OPENING = (
+_CREATE, _DESCRIBE, _OPENING, _DELETE = (
     f"{what}, p50"
     for what in (
         scale_collections.CREATE,
         scale_collections.DESCRIBE,
         scale_collections.OPENING,
+        scale_collections.DELETE,
     )
 )
 
@@ -257,8 +258,8 @@ SECTIONS: Final = (
         _scaled(
             scale_collections.SHOAL,
             (
-                *(_CREATE, _DESCRIBE, QUERY_P50, _OPENING),
-                *("memory of all processes", START),
+                *(_CREATE, _DESCRIBE, QUERY_P50, _OPENING, _DELETE),
+                *(scale_collections.LIST, scale_collections.MEMORY, scale_collections.REST, START),
             ),
             "collections",
             10,
